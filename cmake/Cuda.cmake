@@ -1,0 +1,17 @@
+# Decides once whether the CUDA device path and the NCCL backend are built: PERRIN_HAS_CUDA.
+set(PERRIN_HAS_CUDA OFF)
+if(NOT PERRIN_CUDA STREQUAL "OFF")
+  find_package(CUDAToolkit QUIET)
+  find_package(NCCL QUIET)
+  if(CUDAToolkit_FOUND AND NCCL_FOUND)
+    set(PERRIN_HAS_CUDA ON)
+  elseif(PERRIN_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "PERRIN_CUDA=ON, but CUDA toolkit found: '${CUDAToolkit_FOUND}', NCCL found: '${NCCL_FOUND}'. "
+                        "Install the CUDA toolkit with nvcc on PATH and NCCL (headers and library), or configure with --preset cpu.")
+  endif()
+endif()
+if(PERRIN_HAS_CUDA)
+  message(STATUS "perrin: CUDA ${CUDAToolkit_VERSION}, NCCL ${NCCL_VERSION}")
+else()
+  message(STATUS "perrin: CPU only (PERRIN_CUDA=${PERRIN_CUDA})")
+endif()

@@ -1,0 +1,44 @@
+# How a test is declared. Each binary writes its cases as GoogleTest XML into <build>/results, where tests/run.sh counts them.
+find_package(GTest REQUIRED)
+set(PERRIN_RESULTS "${CMAKE_BINARY_DIR}/results")
+file(MAKE_DIRECTORY "${PERRIN_RESULTS}")
+
+# perrin_add_test(NAME name SOURCES ... LIBRARIES ... [TIMEOUT seconds]): one binary, one entry of ctest.
+function(perrin_add_test)
+  cmake_parse_arguments(ARG "" "NAME;TIMEOUT" "SOURCES;LIBRARIES" ${ARGN})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  add_executable(${ARG_NAME} ${ARG_SOURCES})
+  target_link_libraries(${ARG_NAME} PRIVATE ${ARG_LIBRARIES} perrin_warnings GTest::gmock GTest::gtest_main)
+  perrin_reuse_trainer_pch(${ARG_NAME} ${ARG_LIBRARIES})
+  add_test(NAME ${ARG_NAME} COMMAND ${ARG_NAME} --gtest_output=xml:${PERRIN_RESULTS}/${ARG_NAME}.xml)
+  set_tests_properties(${ARG_NAME} PROPERTIES TIMEOUT ${ARG_TIMEOUT})
+endfunction()
+
+# perrin_add_mpi_test(NAME name RANKS 1 2 4 SOURCES ... LIBRARIES ... [TIMEOUT seconds]): one binary, one entry of ctest for each number
+# of ranks, named name.npN, under a real mpirun with a deadline. tests/support/mpi_main.cpp is its main().
+function(perrin_add_mpi_test)
+  cmake_parse_arguments(ARG "" "NAME;TIMEOUT" "SOURCES;LIBRARIES;RANKS" ${ARGN})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  add_executable(${ARG_NAME} ${ARG_SOURCES} "${CMAKE_SOURCE_DIR}/tests/support/mpi_main.cpp")
+  target_link_libraries(${ARG_NAME} PRIVATE ${ARG_LIBRARIES} perrin_comm perrin_warnings GTest::gmock GTest::gtest)
+  perrin_reuse_trainer_pch(${ARG_NAME} ${ARG_LIBRARIES})
+  foreach(ranks IN LISTS ARG_RANKS)
+    set(test ${ARG_NAME}.np${ranks})
+    add_test(NAME ${test}
+      COMMAND ${MPIEXEC_EXECUTABLE} -np ${ranks} --oversubscribe --bind-to none --mca mpi_yield_when_idle 1
+              $<TARGET_FILE:${ARG_NAME}> --gtest_output=xml:${PERRIN_RESULTS}/${test}.xml)
+    set_tests_properties(${test} PROPERTIES TIMEOUT ${ARG_TIMEOUT} PROCESSORS 2
+      ENVIRONMENT "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMP_WAIT_POLICY=passive;OMP_NUM_THREADS=1")
+  endforeach()
+endfunction()
+
+# Tests of the trainer share its precompiled header: LibTorch's headers take 10 s to parse, each time.
+function(perrin_reuse_trainer_pch target)
+  if("perrin_trainer" IN_LIST ARGN)
+    target_precompile_headers(${target} REUSE_FROM perrin_trainer)
+  endif()
+endfunction()

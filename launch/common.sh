@@ -10,6 +10,9 @@ perrin_ticker=""
 # The torch wheel is built for this CUDA; another major version's runtime cannot share a process with it.
 readonly kWheelCudaMajor=13
 
+# A standard input that is closed could not be handed on to children.
+{ : <&0; } 2>/dev/null || exec </dev/null
+
 say() { printf '%s\n' "$*"; }
 
 # fail MESSAGE: one line that says what is wrong and what to do, then exit 1.

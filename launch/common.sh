@@ -22,13 +22,17 @@ fail() {
   exit 1
 }
 
-# A clock on the last line of a terminal while something long and silent runs; nothing elsewhere.
+# start_ticker LABEL [LOG]: a clock on the last line of a terminal while something long and silent runs; nothing elsewhere.
+# With the log of ninja, also how many of its steps are done.
 start_ticker() {
   [[ -t 1 ]] || return 0
   (
     trap 'exit 0' TERM
     start=$SECONDS
-    while sleep 1; do printf '\r  %s ... %d s ' "$1" $((SECONDS - start)); done
+    while sleep 1; do
+      printf '\r\033[K  %s ... %d s %s' "$1" $((SECONDS - start)) \
+        "$([[ -z "${2:-}" ]] || tail -n 1 "$2" 2>/dev/null | grep -o '^\[[0-9/]*\]' || true)"
+    done
   ) &
   perrin_ticker=$!
 }
@@ -122,6 +126,17 @@ choose_preset() {
   else
     echo cpu
   fi
+}
+
+# build_preset PRESET ON|OFF LOG [TARGET...]: configures build/PRESET with or without tests and builds it; the output goes to LOG.
+build_preset() {
+  local preset=$1 tests=$2 log=$3
+  shift 3
+  mkdir -p "$(dirname "$log")"
+  {
+    run cmake --preset "$preset" -DPERRIN_TESTS="$tests" &&
+      run nice -n 5 cmake --build "build/$preset" -j "$(build_jobs)" ${1:+--target "$@"}
+  } >"$log" 2>&1
 }
 
 # The user's own LibTorch: $PERRIN_LIBTORCH, else the folder that launch/setup.sh recorded; prints nothing if the wheel is used.

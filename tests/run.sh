@@ -64,9 +64,8 @@ jobs=$(build_jobs)
 # build PRESET: configures and builds build/PRESET; the log is shown only if that fails.
 build() {
   local log="build/$1-build.log" start=$SECONDS
-  mkdir -p build
   say "== $1: build"
-  if ! { run cmake --preset "$1" -DPERRIN_TESTS=ON && run nice -n 5 cmake --build "build/$1" -j "$jobs"; } >"$log" 2>&1; then
+  if ! build_preset "$1" ON "$log"; then
     tail -n 60 "$log"
     incidents+=("$1: the build failed (log: $log)")
     return 1

@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+
+#include "launch/config/config_error.hpp"
+#include "trainer/config.hpp"
+
+namespace perrin::launch {
+
+/// Where the value of a key comes from: "FILE:LINE", "command line", or the file's name for a default.
+using PlaceOf = std::function<std::string(std::string_view key)>;
+
+/// Refuses values that are fine each but do not fit together, such as channels that the groups do not divide.
+/// @throws ConfigError at the place of the key to change
+void check_consistency(const trainer::Config& config, const PlaceOf& place_of);
+
+/// Refuses a U-Net that images of this height and width cannot pass: a size its levels cannot halve, or self-attention at a
+/// height that no level has. @throws ConfigError
+void check_image_size(const trainer::ModelConfig& model, std::int64_t height, std::int64_t width, const std::string& place);
+
+/// Refuses a global batch smaller than the number of ranks: some would have nothing to do. @throws ConfigError
+void check_ranks(const trainer::TrainConfig& train, int ranks, const std::string& place);
+
+}  // namespace perrin::launch

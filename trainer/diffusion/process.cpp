@@ -1,0 +1,71 @@
+#include "trainer/diffusion/process.hpp"
+
+#include <ATen/ATen.h>
+
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace perrin::trainer {
+namespace {
+
+at::Tensor table_on(const std::vector<double>& values, at::Device device) {
+  return at::tensor(values, at::TensorOptions().dtype(at::kDouble)).to(device);
+}
+
+void check_same_shape(const at::Tensor& a, const at::Tensor& b) {
+  if (a.sizes() != b.sizes()) {
+    throw std::invalid_argument("tensors of one batch differ in shape: " + c10::str(a.sizes()) + " and " + c10::str(b.sizes()));
+  }
+}
+
+}  // namespace
+
+DiffusionProcess::DiffusionProcess(NoiseSchedule schedule, at::Device device) : schedule_(std::move(schedule)) {
+  const at::Tensor alphas_cumprod = table_on(schedule_.alphas_cumprod(), device);
+  sqrt_alphas_cumprod_ = alphas_cumprod.sqrt();
+  sqrt_one_minus_alphas_cumprod_ = (1 - alphas_cumprod).sqrt();
+  posterior_mean_coef_x0_ = table_on(schedule_.posterior_mean_coef_x0(), device);
+  posterior_mean_coef_xt_ = table_on(schedule_.posterior_mean_coef_xt(), device);
+  posterior_variance_ = table_on(schedule_.posterior_variance(), device);
+}
+
+at::Tensor DiffusionProcess::gather(const at::Tensor& table, const at::Tensor& t, const at::Tensor& like) const {
+  if (t.dim() != 1 || t.size(0) != like.size(0)) {
+    throw std::invalid_argument("t has shape " + c10::str(t.sizes()) + " for a batch of " + std::to_string(like.size(0)));
+  }
+  if (t.is_cpu() && t.numel() > 0) {
+    const auto lowest = t.min().item<std::int64_t>();
+    const auto highest = t.max().item<std::int64_t>();
+    if (lowest < 0 || highest >= schedule_.timesteps()) {
+      throw std::out_of_range("t = " + std::to_string(lowest < 0 ? lowest : highest) + " is not in [0, " +
+                              std::to_string(schedule_.timesteps()) + ")");
+    }
+  }
+  std::vector<std::int64_t> shape(static_cast<std::size_t>(like.dim()), 1);
+  shape[0] = t.size(0);
+  return table.index_select(0, t).to(like.scalar_type()).view(shape);
+}
+
+at::Tensor DiffusionProcess::q_sample(const at::Tensor& x_0, const at::Tensor& t, const at::Tensor& eps) const {
+  check_same_shape(x_0, eps);
+  return gather(sqrt_alphas_cumprod_, t, x_0) * x_0 + gather(sqrt_one_minus_alphas_cumprod_, t, x_0) * eps;
+}
+
+at::Tensor DiffusionProcess::predict_x0_from_eps(const at::Tensor& x_t, const at::Tensor& t, const at::Tensor& eps) const {
+  check_same_shape(x_t, eps);
+  return (x_t - gather(sqrt_one_minus_alphas_cumprod_, t, x_t) * eps) / gather(sqrt_alphas_cumprod_, t, x_t);
+}
+
+at::Tensor DiffusionProcess::predict_eps_from_x0(const at::Tensor& x_t, const at::Tensor& t, const at::Tensor& x_0) const {
+  check_same_shape(x_t, x_0);
+  return (x_t - gather(sqrt_alphas_cumprod_, t, x_t) * x_0) / gather(sqrt_one_minus_alphas_cumprod_, t, x_t);
+}
+
+Gaussian DiffusionProcess::q_posterior(const at::Tensor& x_0, const at::Tensor& x_t, const at::Tensor& t) const {
+  check_same_shape(x_0, x_t);
+  return {gather(posterior_mean_coef_x0_, t, x_t) * x_0 + gather(posterior_mean_coef_xt_, t, x_t) * x_t,
+          gather(posterior_variance_, t, x_t)};
+}
+
+}  // namespace perrin::trainer

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "trainer/diffusion/schedule.hpp"
+
+namespace perrin::trainer {
+
+/// A Gaussian per element.
+struct Gaussian {
+  at::Tensor mean;      ///< [N, C, H, W]
+  at::Tensor variance;  ///< [N, 1, 1, 1]
+};
+
+/// The forward process q and its posterior, on tensors of any floating type: the tables are double and are cast where they are gathered.
+/// Every t is [N] int64 with values in [0, T), on the device given at construction; a value outside throws std::out_of_range on the CPU
+/// (on CUDA the gather itself fails, since looking would wait for the device). Sizes that differ throw std::invalid_argument.
+class DiffusionProcess {
+ public:
+  /// @param device  where the tables live; inputs must be on the same one
+  explicit DiffusionProcess(NoiseSchedule schedule, at::Device device = at::kCPU);
+
+  const NoiseSchedule& schedule() const { return schedule_; }
+
+  /// x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, a draw of q(x_t | x_0) when eps ~ N(0, 1). Source: Ho et al. 2020, eq. 4.
+  /// @param x_0, eps  [N, C, H, W]   @return [N, C, H, W], type of x_0
+  at::Tensor q_sample(const at::Tensor& x_0, const at::Tensor& t, const at::Tensor& eps) const;
+
+  /// x_0 = (x_t - sqrt(1 - abar_t) eps) / sqrt(abar_t): q_sample solved for x_0.
+  at::Tensor predict_x0_from_eps(const at::Tensor& x_t, const at::Tensor& t, const at::Tensor& eps) const;
+
+  /// eps = (x_t - sqrt(abar_t) x_0) / sqrt(1 - abar_t): q_sample solved for eps.
+  at::Tensor predict_eps_from_x0(const at::Tensor& x_t, const at::Tensor& t, const at::Tensor& x_0) const;
+
+  /// Mean and variance of q(x_{t-1} | x_t, x_0), the target of the reverse process. Source: Ho et al. 2020, eq. 6-7.
+  Gaussian q_posterior(const at::Tensor& x_0, const at::Tensor& x_t, const at::Tensor& t) const;
+
+ private:
+  at::Tensor gather(const at::Tensor& table, const at::Tensor& t, const at::Tensor& like) const;
+
+  NoiseSchedule schedule_;
+  at::Tensor sqrt_alphas_cumprod_;            // [T] double, as all below
+  at::Tensor sqrt_one_minus_alphas_cumprod_;
+  at::Tensor posterior_mean_coef_x0_;
+  at::Tensor posterior_mean_coef_xt_;
+  at::Tensor posterior_variance_;
+};
+
+}  // namespace perrin::trainer

@@ -1,0 +1,88 @@
+#include "data/shard_reader.hpp"
+
+#include <fmt/format.h>
+
+#include <bit>
+#include <stdexcept>
+#include <tuple>
+
+#include "data/crc32c.hpp"
+#include "data/data_error.hpp"
+#include "data/shard_opener.hpp"
+
+namespace perrin::data {
+namespace {
+
+static_assert(std::endian::native == std::endian::little,
+              "shards store little-endian integers and are read as they are");
+
+constexpr std::uint64_t kSourceIdBlock = 128 * 1024;  // entries, 1 MiB
+
+constexpr const char* kChangedRemedy =
+    "The file changed after it was written; restore it or prepare the data set again.";
+
+File open_of_size(const std::filesystem::path& path, std::optional<std::uint64_t> expected_bytes) {
+  File file = File::open_for_reading(path, Symlinks::refuse);
+  if (const std::uint64_t size = file.size(); expected_bytes && size != *expected_bytes && size != 0) {
+    throw DataError(path, fmt::format("has {} of {} bytes; it is {}: copy it again or prepare the data set again", size,
+                                      *expected_bytes, size < *expected_bytes ? "truncated" : "not the file it was"));
+  }
+  return file;
+}
+
+template <class T>
+std::vector<T> read_table(const File& file, std::uint64_t offset, std::uint64_t count) {
+  std::vector<T> table(count);
+  file.pread_exact(std::as_writable_bytes(std::span(table)), offset);
+  return table;
+}
+
+void require_checksum(const File& file, const char* table, std::uint32_t stored, std::uint32_t found) {
+  if (stored == found) return;
+  throw DataError(file.path(), fmt::format("/{} fails its checksum (stored {:08x}, read {:08x}). {}", table, stored,
+                                           found, kChangedRemedy));
+}
+
+/// Source ids are rarely asked for: verified once, not kept (8 bytes an image on every rank).
+void verify_source_ids(const File& file, const ShardLayout& layout) {
+  std::uint32_t found = 0;
+  for (std::uint64_t i = 0; i < layout.images; i += kSourceIdBlock) {
+    const auto block = read_table<std::uint64_t>(file, layout.source_id_offset + i * sizeof(std::uint64_t),
+                                                 std::min(kSourceIdBlock, layout.images - i));
+    found = crc32c(std::as_bytes(std::span(block)), found);
+  }
+  require_checksum(file, "source_id", layout.source_id_crc32c, found);
+}
+
+}  // namespace
+
+ShardReader::ShardReader(const std::filesystem::path& path, std::optional<std::uint64_t> expected_bytes)
+    : file_(open_of_size(path, expected_bytes)) {
+  std::tie(layout_, attributes_) = examine_shard(file_);
+  labels_ = read_table<std::int32_t>(file_, layout_.labels_offset, layout_.images);
+  crc32c_ = read_table<std::uint32_t>(file_, layout_.crc32c_offset, layout_.images);
+  require_checksum(file_, "labels", layout_.labels_crc32c, crc32c(std::as_bytes(std::span(labels_))));
+  verify_source_ids(file_, layout_);
+}
+
+void ShardReader::read(std::uint64_t first, std::uint64_t count, std::span<std::uint8_t> pixels) const {
+  if (first > size() || count > size() - first) throw std::out_of_range("ShardReader::read: beyond the last image");
+  const std::size_t image_bytes = shape().bytes();
+  if (pixels.size() != count * image_bytes) throw std::invalid_argument("ShardReader::read: wrong buffer size");
+  const auto bytes = std::as_writable_bytes(pixels);
+  file_.pread_exact(bytes, layout_.images_offset + first * image_bytes);
+  for (std::uint64_t i = 0; i < count; ++i) {
+    const std::uint32_t found = crc32c(bytes.subspan(i * image_bytes, image_bytes));
+    if (found == crc32c_[first + i]) continue;
+    throw DataError(path(), layout_.images_offset + (first + i) * image_bytes,
+                    fmt::format("image {} fails its checksum (stored {:08x}, read {:08x}). {}", first + i,
+                                crc32c_[first + i], found, kChangedRemedy));
+  }
+}
+
+std::uint64_t ShardReader::source_id(std::uint64_t index) const {
+  if (index >= size()) throw std::out_of_range("ShardReader::source_id: beyond the last image");
+  return read_table<std::uint64_t>(file_, layout_.source_id_offset + index * sizeof(std::uint64_t), 1).front();
+}
+
+}  // namespace perrin::data

@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "data/file.hpp"
+#include "data/shard_format.hpp"
+
+namespace perrin::data {
+
+/// One shard, read without HDF5: opening examines it, every image is then one pread() and one checksum.
+/// Reading is safe from any number of threads.
+class ShardReader {
+ public:
+  /// @param expected_bytes  size by the manifest; another size is an error that says both
+  /// @throws DataError whatever is not exactly a shard of format version 1
+  explicit ShardReader(const std::filesystem::path& path, std::optional<std::uint64_t> expected_bytes = std::nullopt);
+
+  std::uint64_t size() const noexcept { return layout_.images; }
+  const ImageShape& shape() const noexcept { return layout_.shape; }
+  const ShardAttributes& attributes() const noexcept { return attributes_; }
+  const ShardLayout& layout() const noexcept { return layout_; }
+  const std::filesystem::path& path() const noexcept { return file_.path(); }
+
+  /// Copies images [first, first + count) into `pixels`, uint8 [count, C, H, W], and verifies each.
+  /// @throws DataError naming file, image, stored and found checksum; std::out_of_range, std::invalid_argument
+  void read(std::uint64_t first, std::uint64_t count, std::span<std::uint8_t> pixels) const;
+
+  /// -1 where the image has none.
+  std::int32_t label(std::uint64_t index) const { return labels_.at(index); }
+
+  /// Number of the image in the source that the data set was made from.
+  std::uint64_t source_id(std::uint64_t index) const;
+
+ private:
+  File file_;
+  ShardLayout layout_;
+  ShardAttributes attributes_;
+  std::vector<std::int32_t> labels_;
+  std::vector<std::uint32_t> crc32c_;
+};
+
+}  // namespace perrin::data

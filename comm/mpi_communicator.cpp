@@ -1,0 +1,101 @@
+#include "comm/mpi_communicator.hpp"
+
+#include <fmt/format.h>
+
+#include <limits>
+#include <stdexcept>
+
+#include "comm/back_off.hpp"
+#include "comm/comm_error.hpp"
+#include "comm/mpi_check.hpp"
+#include "comm/progress_engine.hpp"
+#include "comm/schedule.hpp"
+
+namespace perrin::comm {
+namespace {
+
+const std::byte* bytes_of(const void* data) { return static_cast<const std::byte*>(data); }
+std::byte* bytes_of(void* data) { return static_cast<std::byte*>(data); }
+
+}  // namespace
+
+MpiCommunicator::MpiCommunicator(MPI_Comm comm, const CommunicatorOptions& options) {
+  if (options.piece_bytes == 0 || options.piece_bytes > static_cast<std::size_t>(std::numeric_limits<int>::max())) {
+    throw std::invalid_argument(
+        fmt::format("piece_bytes is {}; it must be in [1, {}]", options.piece_bytes, std::numeric_limits<int>::max()));
+  }
+  engine_ = std::make_shared<ProgressEngine>(comm, options);
+}
+
+MpiCommunicator::~MpiCommunicator() { engine_->close(); }
+
+std::unique_ptr<MpiCommunicator> MpiCommunicator::duplicate_of(MPI_Comm comm, const CommunicatorOptions& options) {
+  int rank = 0;
+  require_mpi(MPI_Comm_rank(comm, &rank), "MPI_Comm_rank", rank);
+  MPI_Comm duplicate = MPI_COMM_NULL;
+  MPI_Request request = MPI_REQUEST_NULL;
+  require_mpi(MPI_Comm_idup(comm, &duplicate, &request), "MPI_Comm_idup", rank);
+  const auto until = std::chrono::steady_clock::now() + options.deadline;
+  BackOff back_off(std::chrono::microseconds(100), std::chrono::microseconds(100));
+  for (int done = 0; done == 0; back_off.pause()) {
+    require_mpi(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Comm_idup", rank);
+    if (done == 0 && std::chrono::steady_clock::now() > until) {
+      throw CommError(OperationId{.operation = "start", .rank = rank},
+                      fmt::format("a communicator was not duplicated within {} ms: not all ranks take part",
+                                  options.deadline.count()));
+    }
+  }
+  return std::make_unique<MpiCommunicator>(duplicate, options);
+}
+
+int MpiCommunicator::rank() const noexcept { return engine_->group().rank; }
+int MpiCommunicator::size() const noexcept { return engine_->group().size; }
+bool MpiCommunicator::failed() const noexcept { return engine_->failed(); }
+
+Work MpiCommunicator::all_reduce(void* data, std::size_t count, DataType type, ReduceOp op, void* /*compute_stream*/) {
+  require_buffer(data, count);
+  return Work(engine_->submit("all_reduce", count * size_of(type),
+                              all_reduce_schedule(engine_->group(), bytes_of(data), count, type, op)));
+}
+
+Work MpiCommunicator::reduce_scatter(const void* input, void* output, std::size_t count, DataType type, ReduceOp op,
+                                     void* /*compute_stream*/) {
+  require_buffer(input, count);
+  require_buffer(output, count);
+  const std::size_t bytes = count * size_of(type);
+  require_own_part(input, output, bytes);
+  return Work(
+      engine_->submit("reduce_scatter", static_cast<std::size_t>(size()) * bytes,
+                      reduce_scatter_schedule(engine_->group(), bytes_of(input), bytes_of(output), count, type, op)));
+}
+
+Work MpiCommunicator::all_gather(const void* input, void* output, std::size_t count, DataType type,
+                                 void* /*compute_stream*/) {
+  require_buffer(input, count);
+  require_buffer(output, count);
+  const std::size_t bytes = count * size_of(type);
+  require_own_part(output, input, bytes);
+  return Work(engine_->submit("all_gather", static_cast<std::size_t>(size()) * bytes,
+                              all_gather_schedule(engine_->group(), bytes_of(input), bytes_of(output), bytes)));
+}
+
+Work MpiCommunicator::all_to_all(const void* input, void* output, std::size_t count, DataType type,
+                                 void* /*compute_stream*/) {
+  require_buffer(input, count);
+  require_buffer(output, count);
+  const std::size_t bytes = count * size_of(type);
+  require_apart(input, output, static_cast<std::size_t>(size()) * bytes);
+  return Work(engine_->submit("all_to_all", static_cast<std::size_t>(size()) * bytes,
+                              all_to_all_schedule(engine_->group(), bytes_of(input), bytes_of(output), bytes)));
+}
+
+Work MpiCommunicator::broadcast(void* data, std::size_t count, DataType type, int root, void* /*compute_stream*/) {
+  require_buffer(data, count);
+  require_root(root);
+  const std::size_t bytes = count * size_of(type);
+  return Work(engine_->submit("broadcast", bytes, broadcast_schedule(engine_->group(), bytes_of(data), bytes, root)));
+}
+
+Work MpiCommunicator::barrier() { return Work(engine_->submit("barrier", 0, barrier_schedule(engine_->group()))); }
+
+}  // namespace perrin::comm

@@ -1,0 +1,349 @@
+#include "comm/nccl_communicator.hpp"
+
+#include <fmt/format.h>
+#include <nccl.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <exception>
+#include <functional>
+#include <mutex>
+#include <utility>
+
+#include "comm/back_off.hpp"
+#include "comm/comm_error.hpp"
+#include "comm/cuda_handles.hpp"
+#include "comm/exit_timer.hpp"
+#include "comm/world.hpp"
+
+namespace perrin::comm {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
+
+// ncclCommAbort itself has been seen to hang (NVIDIA/nccl#863, #1013): after this long the process leaves without it.
+constexpr milliseconds kAbortGrace{5'000};
+constexpr microseconds kPollYield{100};
+constexpr microseconds kPollSleep{100};
+constexpr milliseconds kLongestDeadline{std::chrono::hours(24 * 365)};
+
+ncclDataType_t nccl_type(DataType type) {
+  switch (type) {
+    case DataType::float32:
+      return ncclFloat32;
+    case DataType::bfloat16:
+      return ncclBfloat16;
+    case DataType::float64:
+      return ncclFloat64;
+    case DataType::int64:
+      return ncclInt64;
+    case DataType::uint8:
+      return ncclUint8;
+  }
+  return ncclNumTypes;
+}
+
+ncclRedOp_t nccl_op(ReduceOp op) {
+  switch (op) {
+    case ReduceOp::sum:
+      return ncclSum;
+    case ReduceOp::max:
+      return ncclMax;
+    case ReduceOp::min:
+      return ncclMin;
+  }
+  return ncclNumOps;
+}
+
+bool accepted(ncclResult_t code) { return code == ncclSuccess || code == ncclInProgress; }
+
+/// One non-blocking NCCL communicator with its stream. Operations hold it, so that it outlives them.
+class Channel {
+ public:
+  /// The device must be current.
+  Channel(int rank, int size, int device, const ncclUniqueId& id, const CommunicatorOptions& options)
+      : rank_(rank), size_(size), device_(device), options_(options), barrier_(1) {
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    const OperationId start{.operation = "start", .rank = rank};
+    try {
+      require_accepted(ncclCommInitRankConfig(&comm_, size, id, rank, &config), "ncclCommInitRankConfig", start);
+      settle(start);
+    } catch (...) {
+      abort();
+      throw;
+    }
+  }
+  Channel(const Channel&) = delete;
+  Channel& operator=(const Channel&) = delete;
+  ~Channel() { close(); }
+
+  int rank() const noexcept { return rank_; }
+  int size() const noexcept { return size_; }
+  const CommunicatorOptions& options() const noexcept { return options_; }
+  ncclComm_t comm() const noexcept { return comm_; }
+  cudaStream_t stream() const noexcept { return stream_.get(); }
+  void* barrier_byte() const noexcept { return barrier_.get(); }
+  bool failed() const noexcept { return failed_.load(std::memory_order_acquire); }
+
+  /// Enqueues a collective behind what the compute stream holds now.
+  /// @return the event of its end
+  CudaEvent enqueue(const OperationId& id, cudaStream_t compute_stream, const std::function<ncclResult_t()>& launch) {
+    if (failed()) throw CommError(id, "this communicator has failed before");
+    const DeviceGuard guard(device_);
+    const CudaEvent fork;
+    require_cuda(cudaEventRecord(fork.get(), compute_stream), "cudaEventRecord");
+    require_cuda(cudaStreamWaitEvent(stream_.get(), fork.get(), 0), "cudaStreamWaitEvent");
+    try {
+      require_accepted(launch(), "launch", id);
+      settle(id);  // before that the kernel may not be on the stream yet, and the event would come too early
+    } catch (...) {
+      abort();
+      throw;
+    }
+    CudaEvent end;
+    require_cuda(cudaEventRecord(end.get(), stream_.get()), "cudaEventRecord");
+    return end;
+  }
+
+  /// @throws CommError if NCCL reports an asynchronous error; the communicator is aborted then
+  void require_healthy(const OperationId& id) {
+    if (failed()) throw CommError(id, "this communicator has failed");
+    ncclResult_t state = ncclSuccess;
+    const ncclResult_t code = ncclCommGetAsyncError(comm_, &state);
+    if (code == ncclSuccess && accepted(state)) return;
+    const ncclResult_t cause = code == ncclSuccess ? state : code;
+    const std::string reason = fmt::format("NCCL reports: {} ({})", ncclGetErrorString(cause), ncclGetLastError(comm_));
+    abort();
+    throw CommError(id, reason);
+  }
+
+  void abort() noexcept {
+    const std::lock_guard lock(abort_mutex_);
+    failed_.store(true, std::memory_order_release);
+    if (comm_ == nullptr) return;
+    const ExitTimer timer(kAbortGrace, kCommExitCode, "ncclCommAbort");
+    ncclCommAbort(std::exchange(comm_, nullptr));
+  }
+
+ private:
+  void require_accepted(ncclResult_t code, const char* call, const OperationId& id) const {
+    if (accepted(code)) return;
+    throw CommError(id, fmt::format("{} failed: {} ({})", call, ncclGetErrorString(code), ncclGetLastError(comm_)));
+  }
+
+  /// Waits until NCCL has taken the last call in.
+  void settle(const OperationId& id) {
+    const auto until = Clock::now() + std::min(options_.deadline, kLongestDeadline);
+    BackOff back_off(kPollYield, kPollSleep);
+    for (;;) {
+      ncclResult_t state = ncclSuccess;
+      require_accepted(ncclCommGetAsyncError(comm_, &state), "ncclCommGetAsyncError", id);
+      if (state == ncclSuccess) return;
+      require_accepted(state, "the NCCL communicator", id);
+      if (Clock::now() > until) {
+        throw CommError(
+            id,
+            fmt::format(
+                "NCCL is still in progress after {} ms: a rank is missing, or the network between the nodes is closed "
+                "(NCCL_DEBUG=INFO tells more)",
+                options_.deadline.count()));
+      }
+      back_off.pause();
+    }
+  }
+
+  void close() noexcept {
+    if (comm_ == nullptr) return;
+    if (std::uncaught_exceptions() > 0) return abort();
+    try {
+      const OperationId end{.operation = "end", .rank = rank_};
+      require_accepted(ncclCommFinalize(comm_), "ncclCommFinalize", end);
+      settle(end);
+      const ExitTimer timer(kAbortGrace, kCommExitCode, "ncclCommDestroy");
+      ncclCommDestroy(std::exchange(comm_, nullptr));
+    } catch (const std::exception&) {
+      abort();
+    }
+  }
+
+  int rank_;
+  int size_;
+  int device_;
+  CommunicatorOptions options_;
+  CudaStream stream_;
+  DeviceBuffer barrier_;
+  ncclComm_t comm_ = nullptr;
+  std::atomic<bool> failed_{false};
+  std::mutex abort_mutex_;
+};
+
+class DeviceOperation final : public PendingOperation {
+ public:
+  DeviceOperation(std::shared_ptr<Channel> channel, OperationId id, CudaEvent end)
+      : channel_(std::move(channel)), id_(std::move(id)), end_(std::move(end)) {}
+
+  bool done() override { return channel_->failed() || cudaEventQuery(end_.get()) != cudaErrorNotReady; }
+
+  void wait(milliseconds deadline) override {
+    const auto until = Clock::now() + std::min(deadline, kLongestDeadline);
+    BackOff back_off(kPollYield, kPollSleep);
+    for (;;) {
+      channel_->require_healthy(id_);
+      const cudaError_t code = cudaEventQuery(end_.get());
+      if (code == cudaSuccess) return;
+      if (code != cudaErrorNotReady) require_cuda(code, "cudaEventQuery");
+      if (Clock::now() > until)
+        throw CommError(id_, fmt::format("not done within {} ms: a rank is late or gone", deadline.count()));
+      back_off.pause();
+    }
+  }
+
+  void join(void* compute_stream) override {
+    channel_->require_healthy(id_);
+    require_cuda(cudaStreamWaitEvent(static_cast<cudaStream_t>(compute_stream), end_.get(), 0), "cudaStreamWaitEvent");
+  }
+
+  void abandon() noexcept override {
+    if (!done()) channel_->abort();
+  }
+
+  milliseconds default_deadline() const noexcept override { return channel_->options().deadline; }
+
+ private:
+  std::shared_ptr<Channel> channel_;
+  OperationId id_;
+  CudaEvent end_;
+};
+
+class NcclCommunicator final : public Communicator {
+ public:
+  explicit NcclCommunicator(std::shared_ptr<Channel> channel) : channel_(std::move(channel)) {}
+
+  int rank() const noexcept override { return channel_->rank(); }
+  int size() const noexcept override { return channel_->size(); }
+  std::string_view backend() const noexcept override { return "nccl"; }
+  bool failed() const noexcept override { return channel_->failed(); }
+
+  Work all_reduce(void* data, std::size_t count, DataType type, ReduceOp op, void* compute_stream) override {
+    require_buffer(data, count);
+    return submit("all_reduce", count * size_of(type), compute_stream, [&] {
+      return ncclAllReduce(data, data, count, nccl_type(type), nccl_op(op), channel_->comm(), channel_->stream());
+    });
+  }
+
+  Work reduce_scatter(const void* input, void* output, std::size_t count, DataType type, ReduceOp op,
+                      void* compute_stream) override {
+    require_buffer(input, count);
+    require_buffer(output, count);
+    require_own_part(input, output, count * size_of(type));
+    return submit("reduce_scatter", ranks() * count * size_of(type), compute_stream, [&] {
+      return ncclReduceScatter(input, output, count, nccl_type(type), nccl_op(op), channel_->comm(),
+                               channel_->stream());
+    });
+  }
+
+  Work all_gather(const void* input, void* output, std::size_t count, DataType type, void* compute_stream) override {
+    require_buffer(input, count);
+    require_buffer(output, count);
+    require_own_part(output, input, count * size_of(type));
+    return submit("all_gather", ranks() * count * size_of(type), compute_stream, [&] {
+      return ncclAllGather(input, output, count, nccl_type(type), channel_->comm(), channel_->stream());
+    });
+  }
+
+  Work all_to_all(const void* input, void* output, std::size_t count, DataType type, void* compute_stream) override {
+    require_buffer(input, count);
+    require_buffer(output, count);
+    const std::size_t bytes = count * size_of(type);
+    require_apart(input, output, ranks() * bytes);
+    return submit("all_to_all", ranks() * bytes, compute_stream, [&] {
+      ncclResult_t code = ncclGroupStart();
+      for (std::size_t r = 0; r < ranks() && accepted(code); ++r) {
+        const int peer = static_cast<int>(r);
+        code = ncclSend(static_cast<const std::byte*>(input) + r * bytes, count, nccl_type(type), peer,
+                        channel_->comm(), channel_->stream());
+        if (!accepted(code)) break;
+        code = ncclRecv(static_cast<std::byte*>(output) + r * bytes, count, nccl_type(type), peer, channel_->comm(),
+                        channel_->stream());
+      }
+      const ncclResult_t end = ncclGroupEnd();  // closes the group in any case
+      return accepted(code) ? end : code;
+    });
+  }
+
+  Work broadcast(void* data, std::size_t count, DataType type, int root, void* compute_stream) override {
+    require_buffer(data, count);
+    require_root(root);
+    return submit("broadcast", count * size_of(type), compute_stream, [&] {
+      return ncclBroadcast(data, data, count, nccl_type(type), root, channel_->comm(), channel_->stream());
+    });
+  }
+
+  Work barrier() override {
+    return submit("barrier", 0, nullptr, [&] {
+      return ncclAllReduce(channel_->barrier_byte(), channel_->barrier_byte(), 1, ncclUint8, ncclMax, channel_->comm(),
+                           channel_->stream());
+    });
+  }
+
+ private:
+  std::size_t ranks() const { return static_cast<std::size_t>(size()); }
+
+  Work submit(const char* name, std::size_t bytes, void* compute_stream, const std::function<ncclResult_t()>& launch) {
+    OperationId id{.operation = name, .sequence = ++sequence_, .bytes = bytes, .rank = rank()};
+    CudaEvent end = channel_->enqueue(id, static_cast<cudaStream_t>(compute_stream), launch);
+    return Work(std::make_shared<DeviceOperation>(channel_, std::move(id), std::move(end)));
+  }
+
+  std::shared_ptr<Channel> channel_;
+  std::uint64_t sequence_ = 0;
+};
+
+/// The root's id on all ranks; a root that fails says so to all.
+ncclUniqueId agree_on_id(Communicator& control) {
+  std::array<std::uint8_t, 1 + sizeof(ncclUniqueId)> message{};  // a flag, then the id
+  ncclUniqueId id{};
+  if (control.rank() == 0 && ncclGetUniqueId(&id) == ncclSuccess) {
+    message[0] = 1;
+    std::memcpy(&message[1], &id, sizeof(id));
+  }
+  control.broadcast(std::span<std::uint8_t>(message), /*root=*/0).wait();
+  if (message[0] == 0) {
+    throw CommError(
+        OperationId{.operation = "start", .rank = control.rank()},
+        "rank 0 could not make an NCCL id: no usable network interface (NCCL_SOCKET_IFNAME, NCCL_DEBUG=INFO)");
+  }
+  std::memcpy(&id, &message[1], sizeof(id));
+  return id;
+}
+
+/// Two NCCLs in one process (LibTorch brings its own) end in undefined behaviour; a difference shows here.
+void require_matching_library(int rank) {
+  int version = 0;
+  ncclGetVersion(&version);
+  if (version == NCCL_VERSION_CODE) return;
+  throw CommError(OperationId{.operation = "start", .rank = rank},
+                  fmt::format("built with the headers of NCCL {}, but the library loaded is {}. Build and run with the "
+                              "same NCCL (LD_LIBRARY_PATH, "
+                              "or -DNCCL_ROOT at configuration).",
+                              NCCL_VERSION_CODE, version));
+}
+
+}  // namespace
+
+std::unique_ptr<Communicator> make_nccl_communicator(Communicator& control, int device,
+                                                     const CommunicatorOptions& options) {
+  require_matching_library(control.rank());
+  const ncclUniqueId id = agree_on_id(control);
+  const DeviceGuard guard(device);
+  return std::make_unique<NcclCommunicator>(
+      std::make_shared<Channel>(control.rank(), control.size(), device, id, options));
+}
+
+}  // namespace perrin::comm

@@ -1,0 +1,346 @@
+#include "comm/progress_engine.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <sys/prctl.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <exception>
+#include <optional>
+#include <utility>
+
+#include "comm/back_off.hpp"
+#include "comm/comm_error.hpp"
+#include "comm/mpi_check.hpp"
+#include "comm/world.hpp"
+
+namespace perrin::comm {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
+
+// The background thread never yields, it sleeps: on shared cores a yielding thread takes its fair share from the one
+// that computes.
+constexpr microseconds kBackgroundYield{0};
+constexpr microseconds kBackgroundSleep{200};
+// A caller that waits has nothing else to do; after this long the peer is not about to answer, and its core may be
+// needed.
+constexpr microseconds kWaiterYield{100};
+constexpr microseconds kWaiterSleep{100};
+// The kernel's default slack of 50 us would make of each sleep of 10 us one of 60 us.
+constexpr unsigned long kTimerSlackNanoseconds = 1'000;
+// An idle engine still calls MPI this often: a send that is complete for its sender can wait in a queue of Open MPI
+// that only its calls empty.
+constexpr milliseconds kIdlePoke{10};
+// How long a receive that was already matched may take to end after it was cancelled.
+constexpr milliseconds kReleaseGrace{1'000};
+// Far enough for "no deadline", near enough not to overflow the clock.
+constexpr milliseconds kLongestDeadline{std::chrono::hours(24 * 365)};
+// MPI guarantees tags up to 32767.
+constexpr std::uint64_t kTags = 32'768;
+
+}  // namespace
+
+class ProgressEngine::Operation final : public PendingOperation {
+ public:
+  Operation(std::shared_ptr<ProgressEngine> engine, OperationId id, std::unique_ptr<Schedule> schedule)
+      : engine_(std::move(engine)), id_(std::move(id)), schedule_(std::move(schedule)) {}
+
+  bool done() override { return state_.load(std::memory_order_acquire) != State::pending; }
+
+  void wait(milliseconds deadline) override {
+    const auto until = Clock::now() + std::min(deadline, kLongestDeadline);
+    engine_->waiters_.fetch_add(1);
+    BackOff back_off(kWaiterYield, kWaiterSleep);
+    while (!done() && Clock::now() < until) {
+      bool moved = false;
+      if (engine_->drive_mutex_.try_lock()) {
+        const std::lock_guard lock(engine_->drive_mutex_, std::adopt_lock);
+        moved = engine_->drive();
+      }
+      if (moved) {
+        back_off.reset();
+      } else if (!done()) {
+        back_off.pause();
+      }
+    }
+    engine_->waiters_.fetch_sub(1);
+    throw_unless_succeeded(deadline);
+  }
+
+  void join(void* /*compute_stream*/) override { wait(default_deadline()); }
+
+  void abandon() noexcept override {
+    if (done()) return;
+    const std::lock_guard lock(engine_->drive_mutex_);
+    if (done()) return;
+    engine_->fail_everything(fmt::format("{} #{} was withdrawn before it was done", id_.operation, id_.sequence), {});
+  }
+
+  milliseconds default_deadline() const noexcept override { return engine_->options_.deadline; }
+
+  const OperationId& id() const noexcept { return id_; }
+  Schedule& schedule() noexcept { return *schedule_; }
+
+  void succeed() noexcept {
+    schedule_.reset();
+    state_.store(State::succeeded, std::memory_order_release);
+  }
+  void fail(std::string reason, std::vector<int> late_ranks) noexcept {
+    schedule_.reset();
+    reason_ = std::move(reason);
+    late_ranks_ = std::move(late_ranks);
+    state_.store(State::failed, std::memory_order_release);
+  }
+
+ private:
+  enum class State { pending, succeeded, failed };
+
+  void throw_unless_succeeded(milliseconds deadline) {
+    if (state_.load(std::memory_order_acquire) == State::pending) {
+      const std::lock_guard lock(engine_->drive_mutex_);
+      if (!done()) {
+        throw CommError(id_, fmt::format("not done within {} ms: {}", deadline.count(), engine_->describe_delay(*this)),
+                        engine_->late_ranks());
+      }
+    }
+    if (state_.load(std::memory_order_acquire) == State::failed) throw CommError(id_, reason_, late_ranks_);
+  }
+
+  std::shared_ptr<ProgressEngine> engine_;
+  OperationId id_;
+  std::unique_ptr<Schedule> schedule_;
+  std::atomic<State> state_{State::pending};
+  std::string reason_;
+  std::vector<int> late_ranks_;
+};
+
+ProgressEngine::ProgressEngine(MPI_Comm comm, const CommunicatorOptions& options) : comm_(comm), options_(options) {
+  MPI_Comm_rank(comm_, &rank_);
+  MPI_Comm_size(comm_, &size_);
+  require_mpi(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler", rank_);
+  thread_ = std::thread([this] { run(); });
+}
+
+ProgressEngine::~ProgressEngine() { close(); }
+
+std::shared_ptr<PendingOperation> ProgressEngine::submit(const char* name, std::size_t bytes,
+                                                         std::unique_ptr<Schedule> schedule) {
+  std::shared_ptr<Operation> operation;
+  {
+    const std::lock_guard lock(inbox_mutex_);
+    OperationId id{.operation = name, .sequence = ++sequence_, .bytes = bytes, .rank = rank_};
+    if (failed()) throw CommError(id, fmt::format("this communicator has failed: {}", failure_));
+    operation = std::make_shared<Operation>(shared_from_this(), std::move(id), std::move(schedule));
+    inbox_.push_back(operation);
+  }
+  submitted_.notify_one();
+  return operation;
+}
+
+void ProgressEngine::close() noexcept {
+  {
+    const std::lock_guard lock(inbox_mutex_);
+    closing_ = true;
+  }
+  submitted_.notify_one();
+  if (!thread_.joinable()) return;
+  thread_.join();
+  const std::lock_guard lock(drive_mutex_);
+  if (!idle()) fail_everything("the communicator was closed before the operation was done", {});
+  // Freeing is collective, and after a failure the others may never come; the process is about to end then.
+  if (!failed() && std::uncaught_exceptions() == 0) MPI_Comm_free(&comm_);
+}
+
+void ProgressEngine::run() {
+  ::prctl(PR_SET_TIMERSLACK, kTimerSlackNanoseconds, 0, 0, 0);
+  BackOff back_off(kBackgroundYield, kBackgroundSleep);
+  for (;;) {
+    bool moved = false;
+    bool is_idle = false;
+    if (waiters_.load() == 0) {
+      const std::lock_guard lock(drive_mutex_);
+      moved = drive();
+      is_idle = idle();
+    }
+    if (moved) {
+      back_off.reset();
+    } else if (!is_idle) {
+      waiters_.load() > 0 ? back_off.rest() : back_off.pause();
+    }
+    std::unique_lock lock(inbox_mutex_);
+    if (is_idle && submitted_.wait_for(lock, kIdlePoke, [this] { return closing_ || !inbox_.empty(); }))
+      back_off.reset();
+    if (closing_) return;
+  }
+}
+
+bool ProgressEngine::idle() {
+  const std::lock_guard lock(inbox_mutex_);
+  return current_ == nullptr && inbox_.empty();
+}
+
+bool ProgressEngine::drive() noexcept {
+  try {
+    if (current_ == nullptr) {
+      {
+        const std::lock_guard lock(inbox_mutex_);
+        if (!inbox_.empty()) {
+          current_ = std::move(inbox_.front());
+          inbox_.pop_front();
+        }
+      }
+      if (current_ == nullptr) {
+        poke();
+        return false;
+      }
+      start_next_round();
+      return true;
+    }
+    return poll_requests();
+  } catch (const std::exception& error) {
+    fail_everything(error.what(), late_ranks());
+    return true;
+  }
+}
+
+void ProgressEngine::poke() {
+  int found = 0;
+  MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, comm_, &found, MPI_STATUS_IGNORE);
+}
+
+bool ProgressEngine::poll_requests() {
+  int count = 0;
+  completed_.resize(requests_.size());
+  statuses_.resize(requests_.size());
+  const int code =
+      MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &count, completed_.data(), statuses_.data());
+  if (code != MPI_SUCCESS && code != MPI_ERR_IN_STATUS)
+    throw std::runtime_error("MPI_Testsome: " + mpi_error_text(code));
+  if (count == 0) return false;
+  for (int i = 0; count != MPI_UNDEFINED && i < count; ++i) {
+    const OpenRequest& request = open_[static_cast<std::size_t>(completed_[static_cast<std::size_t>(i)])];
+    MPI_Status& status = statuses_[static_cast<std::size_t>(i)];
+    if (code == MPI_ERR_IN_STATUS && status.MPI_ERROR != MPI_SUCCESS) {
+      throw std::runtime_error(
+          fmt::format("transfer with rank {}: {}. The ranks may have submitted different operations or counts.",
+                      request.peer, mpi_error_text(status.MPI_ERROR)));
+    }
+    if (!request.is_receive) continue;
+    int received = 0;
+    MPI_Get_count(&status, MPI_BYTE, &received);
+    if (static_cast<std::size_t>(received) != request.bytes) {
+      throw std::runtime_error(
+          fmt::format("rank {} sent {} bytes where {} belong: the ranks submitted different operations or counts",
+                      request.peer, received, request.bytes));
+    }
+  }
+  const bool all_done =
+      std::all_of(requests_.begin(), requests_.end(), [](MPI_Request request) { return request == MPI_REQUEST_NULL; });
+  if (all_done) start_next_round();
+  return true;
+}
+
+void ProgressEngine::start_next_round() {
+  Round round;
+  do {
+    round.sends.clear();
+    round.receives.clear();
+    requests_.clear();
+    open_.clear();
+    if (!current_->schedule().next(round)) {
+      complete_current();
+      return;
+    }
+    post(round);
+  } while (requests_.empty());
+}
+
+void ProgressEngine::post(const Round& round) {
+  const int tag = static_cast<int>(rounds_++ % kTags);
+  const auto open_request = [&](const Transfer& transfer, bool is_receive) {
+    MPI_Request request = MPI_REQUEST_NULL;
+    const int bytes = static_cast<int>(
+        transfer.bytes);  // a round moves at most piece_bytes, which MpiCommunicator keeps below INT_MAX
+    const int code = is_receive ? MPI_Irecv(transfer.data, bytes, MPI_BYTE, transfer.peer, tag, comm_, &request)
+                                : MPI_Isend(transfer.data, bytes, MPI_BYTE, transfer.peer, tag, comm_, &request);
+    if (code != MPI_SUCCESS)
+      throw std::runtime_error(fmt::format("transfer with rank {}: {}", transfer.peer, mpi_error_text(code)));
+    requests_.push_back(request);
+    open_.push_back({transfer.peer, transfer.bytes, is_receive});
+  };
+  for (const Transfer& transfer : round.receives) open_request(transfer, /*is_receive=*/true);
+  for (const Transfer& transfer : round.sends) open_request(transfer, /*is_receive=*/false);
+}
+
+void ProgressEngine::complete_current() {
+  current_->succeed();
+  current_.reset();
+}
+
+void ProgressEngine::fail_everything(const std::string& reason, std::vector<int> late_ranks) noexcept {
+  release_buffers();
+  std::deque<std::shared_ptr<Operation>> queued;
+  {
+    const std::lock_guard lock(inbox_mutex_);
+    queued.swap(inbox_);
+    if (!failed()) failure_ = reason;
+    failed_.store(true, std::memory_order_release);
+  }
+  if (current_ != nullptr) {
+    current_->fail(reason, late_ranks);
+    current_.reset();
+  }
+  for (const auto& operation : queued) operation->fail("an earlier operation failed: " + reason, late_ranks);
+}
+
+void ProgressEngine::release_buffers() noexcept {
+  const auto until = Clock::now() + kReleaseGrace;
+  for (std::size_t i = 0; i < requests_.size(); ++i) {
+    if (requests_[i] == MPI_REQUEST_NULL) continue;
+    if (open_[i].is_receive) {
+      MPI_Cancel(&requests_[i]);
+    } else {
+      MPI_Request_free(&requests_[i]);  // a send only reads, and MPI cannot call it back
+    }
+  }
+  // A receive that was matched before it could be cancelled still writes to its buffer until it ends.
+  BackOff back_off(kWaiterYield, kWaiterSleep);
+  int all_ended = 0;
+  while (MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &all_ended, MPI_STATUSES_IGNORE),
+         all_ended == 0) {
+    if (Clock::now() > until) {
+      std::fprintf(stderr,
+                   "error: rank %d: a peer stopped in the middle of a transfer; its buffer cannot be released, so all "
+                   "ranks end\n",
+                   rank_);
+      MPI_Abort(comm_, kCommExitCode);
+    }
+    back_off.pause();
+  }
+  requests_.clear();
+  open_.clear();
+}
+
+std::vector<int> ProgressEngine::late_ranks() const {
+  std::vector<int> late;
+  for (std::size_t i = 0; i < requests_.size(); ++i) {
+    if (requests_[i] != MPI_REQUEST_NULL) late.push_back(open_[i].peer);
+  }
+  std::sort(late.begin(), late.end());
+  late.erase(std::unique(late.begin(), late.end()), late.end());
+  return late;
+}
+
+std::string ProgressEngine::describe_delay(const Operation& operation) const {
+  const std::string waiting_for = fmt::format("waiting for rank {}", fmt::join(late_ranks(), ", "));
+  if (current_ == nullptr) return "the progress thread has not started it";
+  if (current_.get() == &operation) return waiting_for;
+  return fmt::format("queued behind {} #{}, which is {}", current_->id().operation, current_->id().sequence,
+                     waiting_for);
+}
+
+}  // namespace perrin::comm

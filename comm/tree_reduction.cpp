@@ -1,0 +1,114 @@
+#include "comm/tree_reduction.hpp"
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <vector>
+
+#include "comm/bfloat16.hpp"
+
+namespace perrin::comm {
+namespace {
+
+// Elements reduced at a time: the partial results of 8 ranks in float64 are 32 KiB, which stays in the first-level
+// cache.
+constexpr std::size_t kBlock = 512;
+
+struct BFloat16 {
+  std::uint16_t bits;
+};
+
+template <typename Stored>
+using Accumulator = std::conditional_t<std::is_same_v<Stored, BFloat16>, float, Stored>;
+
+template <ReduceOp op, typename T>
+T combine(T a, T b) {
+  if constexpr (op == ReduceOp::sum) {
+    if constexpr (std::is_same_v<T, std::int64_t>) {  // wraps: signed overflow is undefined
+      return static_cast<T>(static_cast<std::uint64_t>(a) + static_cast<std::uint64_t>(b));
+    } else {
+      return static_cast<T>(a + b);
+    }
+  } else {
+    if constexpr (std::is_floating_point_v<T>) {  // a NaN on either side stays
+      if (a != a) return a;
+      if (b != b) return b;
+    }
+    if constexpr (op == ReduceOp::max) return a < b ? b : a;
+    return b < a ? b : a;
+  }
+}
+
+template <typename Stored>
+void load(const std::byte* source, std::size_t first, std::size_t count, Accumulator<Stored>* block) {
+  if constexpr (std::is_same_v<Stored, BFloat16>) {
+    std::uint16_t bits[kBlock];
+    std::memcpy(bits, source + first * sizeof(Stored), count * sizeof(Stored));
+    for (std::size_t i = 0; i < count; ++i) block[i] = float_from_bfloat16(bits[i]);
+  } else {
+    std::memcpy(block, source + first * sizeof(Stored), count * sizeof(Stored));
+  }
+}
+
+template <typename Stored>
+void store(const Accumulator<Stored>* block, std::size_t count, std::byte* output, std::size_t first) {
+  if constexpr (std::is_same_v<Stored, BFloat16>) {
+    std::uint16_t bits[kBlock];
+    for (std::size_t i = 0; i < count; ++i) bits[i] = bfloat16_from_float(block[i]);
+    std::memcpy(output + first * sizeof(Stored), bits, count * sizeof(Stored));
+  } else {
+    std::memcpy(output + first * sizeof(Stored), block, count * sizeof(Stored));
+  }
+}
+
+template <typename Stored, ReduceOp op>
+void reduce(std::span<const std::byte* const> sources, std::byte* output, std::size_t count) {
+  using T = Accumulator<Stored>;
+  const std::size_t ranks = sources.size();
+  std::vector<T> partial(ranks * kBlock);
+  for (std::size_t first = 0; first < count; first += kBlock) {
+    const std::size_t block = std::min(kBlock, count - first);
+    for (std::size_t r = 0; r < ranks; ++r) load<Stored>(sources[r], first, block, &partial[r * kBlock]);
+    for (std::size_t distance = 1; distance < ranks; distance *= 2) {
+      for (std::size_t r = 0; r + distance < ranks; r += 2 * distance) {
+        T* left = &partial[r * kBlock];
+        const T* right = &partial[(r + distance) * kBlock];
+        for (std::size_t i = 0; i < block; ++i) left[i] = combine<op>(left[i], right[i]);
+      }
+    }
+    store<Stored>(partial.data(), block, output, first);
+  }
+}
+
+template <typename Stored>
+void reduce(std::span<const std::byte* const> sources, std::byte* output, std::size_t count, ReduceOp op) {
+  switch (op) {
+    case ReduceOp::sum:
+      return reduce<Stored, ReduceOp::sum>(sources, output, count);
+    case ReduceOp::max:
+      return reduce<Stored, ReduceOp::max>(sources, output, count);
+    case ReduceOp::min:
+      return reduce<Stored, ReduceOp::min>(sources, output, count);
+  }
+}
+
+}  // namespace
+
+void reduce_in_tree(std::span<const std::byte* const> sources, std::byte* output, std::size_t count, DataType type,
+                    ReduceOp op) {
+  switch (type) {
+    case DataType::float32:
+      return reduce<float>(sources, output, count, op);
+    case DataType::bfloat16:
+      return reduce<BFloat16>(sources, output, count, op);
+    case DataType::float64:
+      return reduce<double>(sources, output, count, op);
+    case DataType::int64:
+      return reduce<std::int64_t>(sources, output, count, op);
+    case DataType::uint8:
+      return reduce<std::uint8_t>(sources, output, count, op);
+  }
+}
+
+}  // namespace perrin::comm

@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "comm/device.hpp"
+
 /// The whole configuration of a run as plain values; launch/config reads it from TOML and documents each key.
 /// Nothing here knows LibTorch, MPI or TOML.
 namespace perrin::trainer {
@@ -100,10 +102,10 @@ struct SampleConfig {
   std::int64_t rows = 8;
   std::int64_t columns = 8;
   std::uint64_t seed = 0;
-  std::int64_t batch_size = 64;
+  std::int64_t batch_size = 16;  ///< images of one forward pass; whole batches go to ranks, so that the ranks do not show in the images
 };
 
-enum class DeviceChoice { automatic, cpu, cuda };
+using comm::DeviceChoice;
 
 struct DistributedConfig {
   DeviceChoice device = DeviceChoice::automatic;

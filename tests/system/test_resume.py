@@ -1,0 +1,109 @@
+"""A run that was killed and started again is, bit for bit, the run that was never disturbed."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+from small_world import checkpoint, inspect, losses
+
+VARIANTS = {
+    "1-rank": (1, {}),
+    "2-ranks": (2, {}),
+    "2-ranks-micro-batches": (2, {"train.micro_batch": 3}),
+    "1-rank-ema-warmup-tensorflow-epsilon": (1, {"ema.warmup": True, "optimizer.eps_form": "uncorrected", "optimizer.schedule": "cosine"}),
+}
+
+
+def kill_when_published(command, environment, folder, timeout=60):
+    """Starts a training in its own process group and kills all of it, unasked, as soon as a checkpoint is there."""
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        deadline = time.monotonic() + timeout
+        while not folder.exists():
+            assert process.poll() is None, "the training ended before it could be killed"
+            assert time.monotonic() < deadline, f"no {folder} within {timeout} s"
+            time.sleep(0.005)
+    finally:
+        # mpirun does not share its group with the ranks: each is found by its parent.
+        children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+        for pid in [process.pid, *map(int, children)]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        process.wait()
+        for pid in map(int, children):
+            while os.path.exists(f"/proc/{pid}/status") and "Z" not in open(f"/proc/{pid}/status").read().split("State:")[1][:4]:
+                time.sleep(0.01)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_killed_after_10_of_20_steps_ends_in_the_same_bits(perrin, mpirun, program_environment, write_config, variant):
+    ranks, changes = VARIANTS[variant]
+    straight_config, straight = write_config("straight", **changes)
+    perrin("train", straight_config, ranks=ranks, timeout=120)
+
+    # A step that never comes: the killed run must not finish by itself.
+    config, run = write_config("killed", **changes)
+    kill_when_published(mpirun(ranks, "train", config), program_environment(), checkpoint(run, 10))
+    shutil.rmtree(checkpoint(run, 20), ignore_errors=True)  # where the kill came late, go back to step 10 all the same
+    perrin("train", config, ranks=ranks, timeout=120)
+
+    assert inspect(perrin, checkpoint(run, 20))["sha256"] == inspect(perrin, checkpoint(straight, 20))["sha256"]
+    assert len(inspect(perrin, checkpoint(run, 20))["sha256"]) == 5  # weights, adam_m, adam_v, two EMAs
+    assert losses(run) == losses(straight)
+    assert losses(run, "heldout") == losses(straight, "heldout")
+    assert [step for step, _ in losses(run)] == list(range(1, 21))
+
+
+def test_losses_recorded_over_windows_survive_a_checkpoint_in_the_middle_of_one(perrin, write_config):
+    changes = {"train.log_every": 4, "checkpoint.every": 10}
+    straight_config, straight = write_config("straight", **changes)
+    perrin("train", straight_config)
+    config, run = write_config("stopped", **changes)
+    perrin("train", config)
+    shutil.rmtree(checkpoint(run, 20))
+    perrin("train", config)
+    assert losses(run) == losses(straight)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(perrin, write_config):
+    config, run = write_config()
+    perrin("train", config)
+    undisturbed = inspect(perrin, checkpoint(run, 20))["sha256"]
+    damaged = checkpoint(run, 20) / "adam_v.safetensors"
+    contents = bytearray(damaged.read_bytes())
+    contents[len(contents) // 2] ^= 1
+    damaged.write_bytes(contents)
+
+    outcome = perrin("train", config)
+    assert "adam_v.safetensors" in outcome.stdout + outcome.stderr
+    assert inspect(perrin, checkpoint(run, 20))["sha256"] == undisturbed
+    assert (run / "checkpoints" / "step-00000020.damaged").is_dir()
+
+
+def test_a_time_budget_ends_the_run_in_order_and_the_same_command_goes_on(perrin, write_config):
+    config, run = write_config(**{"train.steps": 100_000, "train.max_minutes": 0.03, "train.log_every": 10, "checkpoint.every": 1_000_000})
+    first = perrin("train", config, ranks=2, check=False)
+    assert first.returncode not in (0, 1), first.stderr
+    reached = max(int(path.name[5:]) for path in (run / "checkpoints").iterdir())
+    assert reached > 0
+    perrin("train", config, "--train.max_minutes=0", f"--train.steps={reached + 3}", ranks=2)
+    assert checkpoint(run, reached + 3).is_dir()
+
+
+def test_a_finished_run_has_nothing_left_to_do(perrin, write_config):
+    config, run = write_config()
+    perrin("train", config)
+    before = (run / "metrics.jsonl").read_bytes()
+    perrin("train", config)
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_old_checkpoints_go_and_the_newest_stay(perrin, write_config):
+    config, run = write_config(**{"checkpoint.every": 4, "checkpoint.keep": 2})
+    perrin("train", config)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-00000016", "step-00000020"]

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "data/image_shape.hpp"
+#include "trainer/checkpoint/training_state.hpp"
+#include "trainer/progress.hpp"
+
+namespace perrin::trainer {
+
+/// What a checkpoint was made from; a resume compares it.
+struct CheckpointOrigin {
+  std::string config;               ///< resolved configuration, as text
+  std::string dataset_fingerprint;  ///< of the training dataset
+  data::ImageShape image_shape;
+  std::string sample_order;  ///< algorithm id of the data order
+  std::vector<double> ema_decays;
+
+  bool operator==(const CheckpointOrigin&) const = default;
+};
+
+/// One tensor file of a checkpoint.
+struct CheckpointFile {
+  std::uint64_t bytes = 0;
+  std::string sha256;
+
+  bool operator==(const CheckpointFile&) const = default;
+};
+
+/// manifest.json: written last, it makes a folder a checkpoint. Carries its own SHA-256.
+struct CheckpointManifest {
+  static constexpr int kFormatVersion = 1;
+  static constexpr const char* kFileName = "manifest.json";
+
+  Progress progress;
+  LossWindow losses;
+  std::uint64_t metrics_bytes = 0;  ///< length of metrics.jsonl at this step
+  CheckpointOrigin origin;
+  std::string layout_sha256;                    ///< of the parameter names, shapes and places
+  std::map<std::string, CheckpointFile> files;  ///< by file name: weights.safetensors, adam_m.safetensors, ...
+
+  bool operator==(const CheckpointManifest&) const = default;
+};
+
+std::string to_json(const CheckpointManifest& manifest);
+
+/// Reads and checks <folder>/manifest.json. @throws CheckpointError if missing, damaged or of another format
+CheckpointManifest read_manifest(const std::filesystem::path& folder);
+
+}  // namespace perrin::trainer

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+
+#include "comm/communicator.hpp"
+#include "trainer/checkpoint/manifest.hpp"
+#include "trainer/checkpoint/training_state.hpp"
+
+namespace perrin::trainer {
+
+/// Where a run goes on.
+struct ResumePoint {
+  std::filesystem::path checkpoint;
+  std::uint64_t metrics_bytes = 0;
+};
+
+/// Brings every rank's state to the newest checkpoint that is whole and undamaged; a damaged one is named in the log and the one before it
+/// is taken. Rank 0 reads, the others receive by broadcast, so only rank 0 needs to see the folder. Collective.
+/// @return nullopt if there is no checkpoint: the state stays as initialized
+/// @throws CheckpointError if the checkpoint is of another dataset, architecture or set of EMAs, or if all are damaged
+std::optional<ResumePoint> resume_newest(const std::filesystem::path& checkpoints, const CheckpointOrigin& origin,
+                                         TrainingState& state, comm::Communicator& control);
+
+/// SHA-256 of weights, Adam state and EMAs as this rank holds them.
+std::string hash_of_state(const TrainingState& state);
+
+}  // namespace perrin::trainer

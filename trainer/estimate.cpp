@@ -1,0 +1,34 @@
+#include "trainer/estimate.hpp"
+
+#include <algorithm>
+
+#include "trainer/model/unet.hpp"
+#include "trainer/optimize/parameter_layout.hpp"
+#include "trainer/optimize/slice_plan.hpp"
+
+namespace perrin::trainer {
+
+Estimate estimate(const Config& config, const data::ImageShape& shape, int ranks) {
+  const ParameterLayout layout(unet_parameters(config.model, shape));
+  const auto buffer = layout.size() * static_cast<std::int64_t>(sizeof(float));
+  const auto emas = static_cast<std::int64_t>(config.ema.decays.size());
+  Estimate estimate{.parameters = layout.numel(),
+                    .tensors = static_cast<std::int64_t>(layout.ranges().size()),
+                    .weight_bytes = buffer,
+                    .gradient_bytes = buffer,
+                    .adam_bytes = 2 * buffer,
+                    .ema_bytes = emas * buffer,
+                    .checkpoint_bytes = (3 + emas) * layout.numel() * static_cast<std::int64_t>(sizeof(float))};
+  const SlicePlan plan(config.train.batch_size, ranks, config.train.micro_batch);
+  for (int rank = 0; rank < ranks; ++rank) {
+    std::int64_t share = 0;
+    for (const Slice& slice : plan.slices_of(rank)) {
+      share += slice.count;
+      estimate.micro_batch = std::max(estimate.micro_batch, slice.count);
+    }
+    estimate.images_per_rank = std::max(estimate.images_per_rank, share);
+  }
+  return estimate;
+}
+
+}  // namespace perrin::trainer

@@ -1,0 +1,26 @@
+#pragma once
+
+#include <c10/core/Device.h>
+
+#include <cstdint>
+
+#include "comm/communicator.hpp"
+#include "data/dataset.hpp"
+#include "trainer/config.hpp"
+#include "trainer/diffusion/process.hpp"
+#include "trainer/model/unet.hpp"
+
+namespace perrin::trainer {
+
+struct HeldoutLoss {
+  double loss = 0;  ///< mean L_simple over images
+  std::int64_t images = 0;
+};
+
+/// L_simple on held-out images with fixed timesteps and noise, by all ranks together. Image i of n is noised to t = floor(i T / n) with noise
+/// keyed by i alone, so the figures of two steps, two runs or two world sizes compare. Collective.
+/// @throws data::DataError, comm::CommError; std::invalid_argument if the dataset's shape is not the model's
+HeldoutLoss evaluate_heldout(const UNet& model, const DiffusionProcess& process, const data::Dataset& heldout,
+                             const EvaluateConfig& config, comm::Communicator& control, at::Device device);
+
+}  // namespace perrin::trainer

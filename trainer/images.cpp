@@ -1,0 +1,18 @@
+#include "trainer/images.hpp"
+
+#include <ATen/ATen.h>
+
+namespace perrin::trainer {
+
+at::Tensor to_model_range(std::span<const std::uint8_t> pixels, const data::ImageShape& shape, at::Device device) {
+  const auto count = static_cast<std::int64_t>(pixels.size() / shape.bytes());
+  // from_blob reads only: the copy to the device or to float leaves the caller's bytes alone.
+  const at::Tensor bytes = at::from_blob(const_cast<std::uint8_t*>(pixels.data()), {count, shape.channels, shape.height, shape.width}, at::kByte);
+  return bytes.to(device).to(at::kFloat).div_(127.5).sub_(1.0);
+}
+
+at::Tensor to_pixels(const at::Tensor& images) {
+  return images.add(1.0).mul_(127.5).round_().clamp_(0, 255).to(at::kByte).cpu();
+}
+
+}  // namespace perrin::trainer

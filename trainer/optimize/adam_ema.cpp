@@ -1,0 +1,102 @@
+#include "trainer/optimize/adam_ema.hpp"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "trainer/optimize/gradient_norm.hpp"
+#include "trainer/optimize/learning_rate.hpp"
+
+namespace perrin::trainer {
+namespace {
+
+constexpr std::int64_t kChunk = 2048;  // elements; weights, gradient, m, v and a few EMAs of one chunk share the first-level cache
+
+/// The scalars of one update, in the form w -= rate * m / (sqrt(v) * v_scale + eps) that serves both places of epsilon.
+struct AdamScalars {
+  float gradient_scale, beta1, one_minus_beta1, beta2, one_minus_beta2, rate, v_scale, eps;
+};
+
+__attribute__((target_clones("avx512f", "avx2", "default"))) void adam_chunk(float* __restrict w, const float* __restrict g,
+                                                                              float* __restrict m, float* __restrict v,
+                                                                              std::int64_t count, AdamScalars s) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float gradient = g[i] * s.gradient_scale;
+    m[i] = s.beta1 * m[i] + s.one_minus_beta1 * gradient;
+    v[i] = s.beta2 * v[i] + s.one_minus_beta2 * (gradient * gradient);
+    w[i] -= s.rate * m[i] / (std::sqrt(v[i]) * s.v_scale + s.eps);
+  }
+}
+
+__attribute__((target_clones("avx512f", "avx2", "default"))) void ema_chunk(float* __restrict ema, const float* __restrict w,
+                                                                             std::int64_t count, float weight) {
+  for (std::int64_t i = 0; i < count; ++i) ema[i] += weight * (w[i] - ema[i]);
+}
+
+void update_on_cpu(ParameterArena& arena, const AdamScalars& scalars, const std::vector<float>& ema_weights) {
+  float* w = arena.weights().mutable_data_ptr<float>();
+  const float* g = arena.gradients().const_data_ptr<float>();
+  float* m = arena.adam_m().mutable_data_ptr<float>();
+  float* v = arena.adam_v().mutable_data_ptr<float>();
+  std::vector<float*> emas;
+  for (at::Tensor& ema : arena.emas()) emas.push_back(ema.mutable_data_ptr<float>());
+  const std::int64_t size = arena.layout().size();
+  at::parallel_for(0, (size + kChunk - 1) / kChunk, 16, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t chunk = begin; chunk < end; ++chunk) {
+      const std::int64_t at = chunk * kChunk, count = std::min(kChunk, size - at);
+      adam_chunk(w + at, g + at, m + at, v + at, count, scalars);
+      for (std::size_t e = 0; e < emas.size(); ++e) ema_chunk(emas[e] + at, w + at, count, ema_weights[e]);
+    }
+  });
+}
+
+/// The same formulas by LibTorch's operators, for devices without a kernel of our own.
+void update_by_operators(ParameterArena& arena, const AdamScalars& s, const std::vector<float>& ema_weights) {
+  const at::Tensor gradient = arena.gradients() * s.gradient_scale;
+  arena.adam_m().mul_(s.beta1).add_(gradient, s.one_minus_beta1);
+  arena.adam_v().mul_(s.beta2).addcmul_(gradient, gradient, s.one_minus_beta2);
+  arena.weights().addcdiv_(arena.adam_m(), arena.adam_v().sqrt().mul_(s.v_scale).add_(s.eps), -s.rate);
+  for (std::size_t e = 0; e < ema_weights.size(); ++e) arena.emas()[e].lerp_(arena.weights(), ema_weights[e]);
+}
+
+}  // namespace
+
+AdamEma::AdamEma(OptimizerConfig optimizer, EmaConfig ema, std::int64_t total_steps)
+    : optimizer_(optimizer), ema_(std::move(ema)), total_steps_(total_steps) {}
+
+UpdateOutcome AdamEma::update(ParameterArena& arena, std::int64_t step, std::int64_t updates) const {
+  UpdateOutcome outcome{gradient_norm(arena.gradients()), learning_rate(optimizer_, step, total_steps_), false};
+  if (!std::isfinite(outcome.gradient_norm)) {
+    outcome.skipped = true;
+    return outcome;
+  }
+  const double clip = optimizer_.clip_norm;
+  const double t = static_cast<double>(updates + 1);
+  const double correction1 = 1.0 - std::pow(optimizer_.beta1, t);
+  const double root_correction2 = std::sqrt(1.0 - std::pow(optimizer_.beta2, t));
+  const bool corrected = optimizer_.eps_form == AdamEpsilon::corrected;
+  const AdamScalars scalars{
+      .gradient_scale = static_cast<float>(clip > 0 && outcome.gradient_norm > clip ? clip / outcome.gradient_norm : 1.0),
+      .beta1 = static_cast<float>(optimizer_.beta1),
+      .one_minus_beta1 = static_cast<float>(1.0 - optimizer_.beta1),  // in fp64: 1 - 0.999f would be 5e-5 off
+      .beta2 = static_cast<float>(optimizer_.beta2),
+      .one_minus_beta2 = static_cast<float>(1.0 - optimizer_.beta2),
+      .rate = static_cast<float>(corrected ? outcome.lr / correction1 : outcome.lr * root_correction2 / correction1),
+      .v_scale = static_cast<float>(corrected ? 1.0 / root_correction2 : 1.0),
+      .eps = static_cast<float>(optimizer_.eps)};
+  std::vector<float> ema_weights;
+  for (const double decay : ema_.decays)
+    ema_weights.push_back(static_cast<float>(1.0 - ema_decay(decay, ema_.warmup, updates)));
+
+  const at::NoGradGuard no_grad;
+  if (arena.weights().is_cpu())
+    update_on_cpu(arena, scalars, ema_weights);
+  else
+    update_by_operators(arena, scalars, ema_weights);
+  return outcome;
+}
+
+}  // namespace perrin::trainer

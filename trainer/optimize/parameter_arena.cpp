@@ -1,0 +1,51 @@
+#include "trainer/optimize/parameter_arena.hpp"
+
+#include <ATen/ATen.h>
+
+#include <stdexcept>
+
+#include "trainer/model/initialize.hpp"
+
+namespace perrin::trainer {
+namespace {
+
+/// Index of parameters by name over one flat buffer; `views` in the order of the layout.
+ParameterLookup lookup_by_name(const ParameterLayout& layout, const std::vector<at::Tensor>& views) {
+  std::map<std::string, at::Tensor> by_name;
+  for (std::size_t i = 0; i < views.size(); ++i) by_name.emplace(layout.ranges()[i].name, views[i]);
+  return [by_name = std::move(by_name)](const std::string& name) { return by_name.at(name); };
+}
+
+}  // namespace
+
+ParameterArena::ParameterArena(const std::vector<ParameterSpec>& specs, std::size_t emas, std::uint64_t seed,
+                               at::Device device)
+    : layout_(specs) {
+  const at::Tensor initial = at::zeros({layout_.size()}, at::kFloat);
+  for (std::size_t i = 0; i < specs.size(); ++i)
+    initialize(specs[i], ParameterLayout::view(initial, layout_.ranges()[i]), seed);
+  weights_ = initial.to(device);
+  gradients_ = at::zeros_like(weights_);
+  adam_m_ = at::zeros_like(weights_);
+  adam_v_ = at::zeros_like(weights_);
+  for (std::size_t i = 0; i < emas; ++i) emas_.push_back(weights_.clone());
+  for (const auto& range : layout_.ranges())
+    leaves_.push_back(ParameterLayout::view(weights_, range).detach().set_requires_grad(true));
+}
+
+ParameterLookup ParameterArena::trainable() const { return lookup_by_name(layout_, leaves_); }
+
+ParameterLookup ParameterArena::frozen(const at::Tensor& flat) const {
+  std::vector<at::Tensor> views;
+  for (const auto& range : layout_.ranges()) views.push_back(ParameterLayout::view(flat, range));
+  return lookup_by_name(layout_, views);
+}
+
+std::vector<std::pair<std::string, at::Tensor>> ParameterArena::persistent() const {
+  std::vector<std::pair<std::string, at::Tensor>> buffers = {
+      {"weights", weights_}, {"adam_m", adam_m_}, {"adam_v", adam_v_}};
+  for (std::size_t i = 0; i < emas_.size(); ++i) buffers.emplace_back("ema-" + std::to_string(i), emas_[i]);
+  return buffers;
+}
+
+}  // namespace perrin::trainer

@@ -1,0 +1,28 @@
+#include "trainer/optimize/slice_plan.hpp"
+
+#include <stdexcept>
+#include <string>
+
+namespace perrin::trainer {
+
+SlicePlan::SlicePlan(std::int64_t global_batch, int ranks, std::int64_t micro_batch)
+    : global_batch_(global_batch), ranks_(ranks), micro_batch_(micro_batch) {
+  if (ranks < 1 || micro_batch < 0) throw std::invalid_argument("SlicePlan: ranks must be positive and micro_batch not negative");
+  if (global_batch < ranks)
+    throw std::invalid_argument("the global batch of " + std::to_string(global_batch) + " images is smaller than the " +
+                                std::to_string(ranks) + " ranks; raise train.batch_size or start fewer ranks");
+}
+
+std::vector<Slice> SlicePlan::slices_of(int rank) const {
+  const std::int64_t begin = rank * global_batch_ / ranks_;
+  const std::int64_t share = (rank + 1) * global_batch_ / ranks_ - begin;
+  const std::int64_t pieces = micro_batch_ == 0 ? 1 : (share + micro_batch_ - 1) / micro_batch_;
+  std::vector<Slice> slices;
+  for (std::int64_t i = 0; i < pieces; ++i) {
+    const std::int64_t from = i * share / pieces, to = (i + 1) * share / pieces;
+    slices.push_back({begin + from, to - from});
+  }
+  return slices;
+}
+
+}  // namespace perrin::trainer

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+#include "data/directory_lock.hpp"
+
+namespace perrin::trainer {
+
+/// The names inside a run folder. Knows paths only; touches no disk.
+class RunPaths {
+ public:
+  explicit RunPaths(std::filesystem::path root) : root_(std::move(root)) {}
+
+  const std::filesystem::path& root() const { return root_; }
+  /// The resolved configuration, as text.
+  std::filesystem::path config() const { return root_ / "config.toml"; }
+  /// One JSON object a line.
+  std::filesystem::path metrics() const { return root_ / "metrics.jsonl"; }
+  std::filesystem::path checkpoints() const { return root_ / "checkpoints"; }
+  std::filesystem::path samples() const { return root_ / "samples"; }
+  std::filesystem::path logs() const { return root_ / "logs"; }
+  std::filesystem::path sample_grid(std::int64_t step) const;
+
+ private:
+  std::filesystem::path root_;
+};
+
+/// Makes the folders of a run and holds it, so that no second start of the same run writes beside this one. One per run, on rank 0.
+/// @throws RunError if another process holds the run or the folder cannot be written, naming the holder or the reason
+data::DirectoryLock claim_run_folder(const RunPaths& paths);
+
+}  // namespace perrin::trainer

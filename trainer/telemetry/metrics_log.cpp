@@ -1,0 +1,39 @@
+#include "trainer/telemetry/metrics_log.hpp"
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "data/data_error.hpp"
+
+namespace perrin::trainer {
+namespace {
+
+data::File open_or_create(const std::filesystem::path& path) {
+  return std::filesystem::exists(path) ? data::File::open_for_writing(path) : data::File::create(path);
+}
+
+}  // namespace
+
+MetricsLog::MetricsLog(const std::filesystem::path& path, std::uint64_t bytes) : file_(open_or_create(path)), bytes_(bytes) {
+  if (file_.size() < bytes)
+    throw data::DataError(path, "holds " + std::to_string(file_.size()) + " bytes, but the checkpoint was made when it held " +
+                                    std::to_string(bytes) + "; restore the file, or delete it and the checkpoints to start the run anew");
+  if (::ftruncate(file_.descriptor(), static_cast<off_t>(bytes)) != 0)
+    throw data::DataError(path, "cannot be cut back to the checkpoint: " + data::describe_errno(errno));
+}
+
+void MetricsLog::write(const nlohmann::json& row) {
+  const std::string line = row.dump() + "\n";
+  file_.pwrite_all(std::as_bytes(std::span(line)), bytes_);
+  bytes_ += line.size();
+}
+
+std::uint64_t MetricsLog::sync() {
+  file_.sync();
+  return bytes_;
+}
+
+}  // namespace perrin::trainer

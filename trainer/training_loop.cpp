@@ -1,0 +1,230 @@
+#include "trainer/training_loop.hpp"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <array>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "trainer/checkpoint/checkpoint_folder.hpp"
+#include "trainer/checkpoint/resume.hpp"
+#include "trainer/diffusion/objective.hpp"
+#include "trainer/evaluate/heldout_loss.hpp"
+#include "trainer/evaluate/sample_images.hpp"
+#include "trainer/images.hpp"
+#include "trainer/interchange/grid.hpp"
+#include "trainer/interchange/png.hpp"
+#include "trainer/optimize/learning_rate.hpp"
+#include "trainer/random/keyed_noise.hpp"
+#include "trainer/run_error.hpp"
+#include "trainer/same_on_all_ranks.hpp"
+
+namespace perrin::trainer {
+namespace {
+
+constexpr std::int64_t kMostSkippedInARow = 20;  // non-finite steps; a run that only skips burns its allocation
+
+/// This rank's slices of every global batch from `step` on, as stream positions.
+data::SliceSource slices_from(std::int64_t step, std::uint64_t position, std::int64_t global_batch, std::vector<Slice> slices) {
+  return data::slices_by_step(static_cast<std::uint64_t>(step), [=](std::uint64_t at) {
+    const std::uint64_t first = position + (at - static_cast<std::uint64_t>(step)) * static_cast<std::uint64_t>(global_batch);
+    std::vector<data::Slice> positions;
+    for (const Slice& slice : slices)
+      positions.push_back({first + static_cast<std::uint64_t>(slice.offset), static_cast<std::uint64_t>(slice.count)});
+    return positions;
+  });
+}
+
+/// Mirrors the images whose coin, keyed by position, says so.
+at::Tensor flip_some(const at::Tensor& x_0, std::uint64_t seed, std::span<const std::uint64_t> positions) {
+  const at::Tensor flips = keyed_flips({.seed = seed, .purpose = Purpose::flip}, positions).to(x_0.device());
+  return at::where(flips.view({-1, 1, 1, 1}), x_0.flip({3}), x_0);
+}
+
+double seconds_between(std::chrono::steady_clock::time_point from, std::chrono::steady_clock::time_point to) {
+  return std::chrono::duration<double>(to - from).count();
+}
+
+}  // namespace
+
+TrainingLoop::TrainingLoop(Surroundings surroundings, TrainingState& state, std::optional<MetricsLog> metrics)
+    : in_(surroundings),
+      state_(state),
+      paths_(in_.config.run.directory),
+      process_(NoiseSchedule(in_.config.diffusion), in_.device),
+      model_(in_.config.model, in_.train.shape(), state.arena.trainable()),
+      plan_(in_.config.train.batch_size, in_.world.size(), in_.config.train.micro_batch),
+      slices_(plan_.slices_of(in_.world.rank())),
+      reducer_(state.arena, in_.world.gradients(), in_.world.control(),
+               static_cast<std::int64_t>(in_.config.distributed.bucket_mib * 1024 * 1024), in_.compute_stream),
+      optimizer_(in_.config.optimizer, in_.config.ema, in_.config.train.steps),
+      loader_(in_.train, data::SampleOrder(in_.train.size(), in_.config.run.seed),
+              slices_from(state.progress.step, state.progress.position, plan_.global_batch(), slices_)),
+      metrics_(std::move(metrics)),
+      reported_step_(state.progress.step) {
+  if (in_.world.is_root()) progress_.emplace();
+}
+
+TrainOutcome TrainingLoop::run() {
+  const Config& config = in_.config;
+  while (state_.progress.step < config.train.steps && !out_of_time_) {
+    step();
+    if (due(config.train.log_every)) report();
+    if (due(config.train.evaluate_every)) evaluate();
+    if (due(config.train.sample_every)) sample();
+    if (due(config.checkpoint.every) || out_of_time_) checkpoint();
+  }
+  return {last_step() ? StopReason::finished : StopReason::time_budget, state_.progress.step,
+          checkpoint_path(paths_.checkpoints(), state_.progress.step)};
+}
+
+void TrainingLoop::step() {
+  double loss_sum = 0;  // over this rank's slices, already divided by the global batch
+  for (std::size_t i = 0; i < slices_.size(); ++i) {
+    const data::Batch batch = loader_.next();
+    const Draw draw = draw_noise(batch.positions);
+    const at::Tensor x_0 = images_of(batch);
+    const at::Tensor x_t = process_.q_sample(x_0, draw.t, draw.eps);
+    const at::Tensor eps_hat = model_(x_t, draw.t, {.positions = batch.positions, .seed = in_.config.run.seed, .training = true});
+    const at::Tensor loss = epsilon_loss_per_sample(eps_hat, draw.eps).sum() / plan_.global_batch();
+    reducer_.backward(loss, /*first_slice=*/i == 0, /*last_slice=*/i + 1 == slices_.size());  // last: buckets leave as they fill
+    loss_sum += loss.item<double>();
+  }
+  const double loss = agree(loss_sum);
+  reducer_.finish();
+  last_update_ = optimizer_.update(state_.arena, state_.progress.step, state_.progress.updates);  // clip, Adam, EMA: one pass
+
+  ++state_.progress.step;
+  state_.progress.position += static_cast<std::uint64_t>(plan_.global_batch());
+  if (last_update_.skipped)
+    skip(loss);
+  else
+    accept(loss);
+}
+
+TrainingLoop::Draw TrainingLoop::draw_noise(std::span<const std::uint64_t> positions) const {
+  const std::uint64_t seed = in_.config.run.seed;
+  const data::ImageShape& shape = in_.train.shape();
+  return {keyed_timesteps({.seed = seed, .purpose = Purpose::timestep}, positions, process_.schedule().timesteps()).to(in_.device),
+          keyed_normal({.seed = seed, .purpose = Purpose::noise}, positions, {shape.channels, shape.height, shape.width}).to(in_.device)};
+}
+
+at::Tensor TrainingLoop::images_of(const data::Batch& batch) const {
+  const at::Tensor x_0 = to_model_range(batch.images, in_.train.shape(), in_.device);
+  return in_.config.data.horizontal_flip ? flip_some(x_0, in_.config.run.seed, batch.positions) : x_0;
+}
+
+double TrainingLoop::agree(double loss_sum) {
+  // The clock of rank 0 alone decides, and all learn of it in the same step.
+  const double budget = in_.config.train.max_minutes * 60;
+  const bool stop = in_.world.is_root() && budget > 0 && seconds_between(started_, Clock::now()) >= budget;
+  std::array<double, 2> sums = {loss_sum, stop ? 1.0 : 0.0};
+  in_.world.control().all_reduce(std::span<double>(sums), comm::ReduceOp::sum).wait();
+  out_of_time_ = sums[1] > 0;
+  return sums[0];
+}
+
+void TrainingLoop::accept(double loss) {
+  ++state_.progress.updates;
+  state_.losses.sum += loss;
+  ++state_.losses.count;
+  skipped_in_a_row_ = 0;
+}
+
+void TrainingLoop::skip(double loss) {
+  ++skipped_in_a_row_;
+  if (in_.world.is_root())
+    spdlog::warn("step {}: the gradient is not finite (loss {}); weights, Adam and EMA stay as they were", state_.progress.step, loss);
+  if (skipped_in_a_row_ >= kMostSkippedInARow)
+    throw RunError(fmt::format("the gradient was not finite in {} steps in a row up to step {}; lower optimizer.lr, check the data, and start "
+                               "again: the run goes on from its last checkpoint",
+                               skipped_in_a_row_, state_.progress.step));
+}
+
+bool TrainingLoop::last_step() const { return state_.progress.step >= in_.config.train.steps; }
+
+bool TrainingLoop::due(std::int64_t every) const {
+  return last_step() || (every > 0 && state_.progress.step % every == 0);
+}
+
+void TrainingLoop::report() {
+  const auto now = Clock::now();
+  const double seconds = seconds_between(reported_, now);
+  const double steps = static_cast<double>(state_.progress.step - reported_step_);
+  const double rate = steps * static_cast<double>(plan_.global_batch()) / seconds;
+  const double stall = loader_.stall_time().count();
+  const double loss = state_.losses.count > 0 ? state_.losses.sum / static_cast<double>(state_.losses.count) : NAN;
+  const double decay = in_.config.ema.decays.empty()
+                           ? 0.0
+                           : ema_decay(in_.config.ema.decays.front(), in_.config.ema.warmup, state_.progress.updates);
+  if (metrics_) {
+    metrics_->write({{"kind", "train"},
+                     {"step", state_.progress.step},
+                     {"images", state_.progress.position},
+                     {"loss", loss},
+                     {"lr", last_update_.lr},
+                     {"gradient_norm", last_update_.gradient_norm},
+                     {"ema_decay", decay},
+                     {"skipped", state_.progress.step - state_.progress.updates},
+                     {"images_per_second", rate},
+                     {"loader_stall_seconds", stall - reported_stall_},
+                     {"seconds", seconds_between(started_, now)}});
+    double left = static_cast<double>(in_.config.train.steps - state_.progress.step) / steps * seconds;
+    if (in_.config.train.max_minutes > 0)
+      left = std::min(left, in_.config.train.max_minutes * 60 - seconds_between(started_, now));
+    progress_->show({state_.progress.step, in_.config.train.steps, loss, rate, 1.0 / (1.0 - decay), left});
+  }
+  state_.losses = {};
+  reported_ = now;
+  reported_step_ = state_.progress.step;
+  reported_stall_ = stall;
+}
+
+void TrainingLoop::evaluate() {
+  if (in_.heldout == nullptr) return;
+  const auto begun = Clock::now();
+  const HeldoutLoss heldout = evaluate_heldout(predictor(), process_, *in_.heldout, in_.config.evaluate, in_.world.control(), in_.device);
+  if (!metrics_) return;
+  metrics_->write({{"kind", "heldout"},
+                   {"step", state_.progress.step},
+                   {"loss", heldout.loss},
+                   {"images", heldout.images},
+                   {"weights", predictor_name()}});
+  progress_->interrupt();
+  spdlog::info("held-out loss {:.5f} over {} images with {} weights at step {} ({:.1f} s)", heldout.loss, heldout.images, predictor_name(),
+               state_.progress.step, seconds_between(begun, Clock::now()));
+}
+
+void TrainingLoop::sample() {
+  const auto begun = Clock::now();
+  const at::Tensor images = sample_images(predictor(), process_, in_.config.sample, in_.config.diffusion.variance_type,
+                                          in_.train.shape(), in_.world.control(), in_.device);
+  if (!metrics_) return;
+  const auto path = paths_.sample_grid(state_.progress.step);
+  write_png(path, make_grid(images, in_.config.sample.rows, in_.config.sample.columns));
+  progress_->interrupt();
+  spdlog::info("samples of {} weights: {} ({:.1f} s)", predictor_name(), path.string(), seconds_between(begun, Clock::now()));
+}
+
+void TrainingLoop::checkpoint() {
+  require_same_on_all_ranks(in_.world.control(), hash_of_state(state_), "weights, Adam or EMA");
+  if (metrics_) {
+    save_checkpoint(paths_.checkpoints(), state_, in_.origin, metrics_->sync());
+    remove_old_checkpoints(paths_.checkpoints(), in_.config.checkpoint.keep);
+  }
+  // No rank leaves, and the run does not end, before the checkpoint is published; writing may take longer than a collective.
+  in_.world.control().barrier().wait(kCheckpointDeadline);
+}
+
+UNet TrainingLoop::predictor() const {
+  const auto& emas = state_.arena.emas();
+  return UNet(in_.config.model, in_.train.shape(), state_.arena.frozen(emas.empty() ? state_.arena.weights() : emas.front()));
+}
+
+std::string TrainingLoop::predictor_name() const {
+  return in_.config.ema.decays.empty() ? "raw" : fmt::format("EMA {}", in_.config.ema.decays.front());
+}
+
+}  // namespace perrin::trainer

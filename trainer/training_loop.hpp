@@ -1,0 +1,99 @@
+#pragma once
+
+#include <c10/core/Device.h>
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "comm/world.hpp"
+#include "data/batch_loader.hpp"
+#include "data/dataset.hpp"
+#include "trainer/checkpoint/manifest.hpp"
+#include "trainer/checkpoint/training_state.hpp"
+#include "trainer/config.hpp"
+#include "trainer/diffusion/process.hpp"
+#include "trainer/model/unet.hpp"
+#include "trainer/optimize/adam_ema.hpp"
+#include "trainer/optimize/gradient_reducer.hpp"
+#include "trainer/optimize/slice_plan.hpp"
+#include "trainer/run_folder.hpp"
+#include "trainer/telemetry/metrics_log.hpp"
+#include "trainer/telemetry/progress_line.hpp"
+#include "trainer/train.hpp"
+
+namespace perrin::trainer {
+
+/// The training of one run on one rank: the step of the paper, and what happens between steps.
+class TrainingLoop {
+ public:
+  /// What the loop works with and does not own.
+  struct Surroundings {
+    const Config& config;
+    const CheckpointOrigin& origin;
+    comm::World& world;
+    const data::Dataset& train;
+    const data::Dataset* heldout;  ///< null: no held-out loss
+    at::Device device;
+    void* compute_stream;  ///< cudaStream_t of the backward pass; null on the CPU
+  };
+
+  /// @param state at the step to go on from
+  /// @param metrics on rank 0
+  TrainingLoop(Surroundings surroundings, TrainingState& state, std::optional<MetricsLog> metrics);
+
+  /// Steps until train.steps or the time budget is reached; the last step leaves a checkpoint.
+  TrainOutcome run();
+
+ private:
+  /// Timesteps [b] and noise [b, C, H, W] of one slice.
+  struct Draw {
+    at::Tensor t, eps;
+  };
+  using Clock = std::chrono::steady_clock;
+  static constexpr std::chrono::minutes kCheckpointDeadline{30};
+
+  void step();
+  Draw draw_noise(std::span<const std::uint64_t> positions) const;
+  at::Tensor images_of(const data::Batch& batch) const;
+  /// Sums the loss over ranks and spreads rank 0's decision to stop.
+  double agree(double loss_sum);
+  void accept(double loss);
+  void skip(double loss);
+
+  bool last_step() const;
+  /// True at multiples of `every` (0: none) and at the run's last step.
+  bool due(std::int64_t every) const;
+  void report();
+  void evaluate();
+  void sample();
+  void checkpoint();
+  /// The network over the first EMA, or over the weights where there is none; shares their memory.
+  UNet predictor() const;
+  std::string predictor_name() const;
+
+  Surroundings in_;
+  TrainingState& state_;
+  RunPaths paths_;
+  DiffusionProcess process_;
+  UNet model_;
+  SlicePlan plan_;
+  std::vector<Slice> slices_;  // of this rank, in each global batch
+  GradientReducer reducer_;
+  AdamEma optimizer_;
+  data::BatchLoader loader_;
+  std::optional<MetricsLog> metrics_;     // rank 0
+  std::optional<ProgressLine> progress_;  // rank 0
+
+  bool out_of_time_ = false;
+  std::int64_t skipped_in_a_row_ = 0;
+  UpdateOutcome last_update_;
+  Clock::time_point started_ = Clock::now(), reported_ = started_;
+  std::int64_t reported_step_;
+  double reported_stall_ = 0;
+};
+
+}  // namespace perrin::trainer

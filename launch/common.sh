@@ -129,13 +129,14 @@ choose_preset() {
 }
 
 # build_preset PRESET ON|OFF LOG [TARGET...]: configures build/PRESET with or without tests and builds it; the output goes to LOG.
+# Ninja is started directly: `cmake --build` would keep a TERM from it.
 build_preset() {
   local preset=$1 tests=$2 log=$3
   shift 3
   mkdir -p "$(dirname "$log")"
   {
     run cmake --preset "$preset" -DPERRIN_TESTS="$tests" &&
-      run nice -n 5 cmake --build "build/$preset" -j "$(build_jobs)" ${1:+--target "$@"}
+      run nice -n 5 ninja -C "build/$preset" -j "$(build_jobs)" "$@"
   } >"$log" 2>&1
 }
 

@@ -17,7 +17,7 @@ struct CommunicatorOptions {
   std::chrono::milliseconds deadline{30'000};
   /// Host backend: larger operations are cut into pieces of so many bytes, in [1, INT_MAX]. Bounds messages and staging
   /// memory.
-  std::size_t piece_bytes = std::size_t{8} << 20;
+  std::size_t piece_bytes = std::size_t{4} << 20;
 };
 
 /// Collectives over raw memory among a fixed set of ranks. Every rank submits the same operations, with the same counts

@@ -52,7 +52,7 @@ void Work::finish() noexcept {
     if (!hopeless) operation_->wait(operation_->default_deadline());
   } catch (...) {  // the communicator keeps the failure and throws it at its next operation
   }
-  operation_->abandon();
+  if (!operation_->done()) operation_->abandon();
   operation_.reset();
 }
 

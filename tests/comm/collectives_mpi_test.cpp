@@ -1,0 +1,189 @@
+// Every collective, type and size against a serial reference, whole and cut into pieces, aligned and not.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <fstream>
+#include <limits>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "tests/comm/elements.hpp"
+#include "tests/support/world.hpp"
+
+namespace perrin::comm {
+namespace {
+
+using test::element_of;
+using test::Elements;
+
+struct Memory {
+  std::size_t piece_bytes;
+  std::size_t shift;
+};
+constexpr Memory kWhole{std::size_t{4} << 20, 0};
+constexpr Memory kPiecesUnaligned{1000, 1};
+
+class Collectives : public testing::TestWithParam<std::tuple<DataType, std::size_t, Memory>> {
+ protected:
+  Collectives() : communicator_(perrin::test::world().make_communicator({.piece_bytes = memory().piece_bytes})) {}
+
+  static DataType type() { return std::get<0>(GetParam()); }
+  static std::size_t count() { return std::get<1>(GetParam()); }
+  static Memory memory() { return std::get<2>(GetParam()); }
+
+  Communicator& comm() { return *communicator_; }
+  int rank() { return comm().rank(); }
+  int ranks() { return comm().size(); }
+  std::size_t parts() { return static_cast<std::size_t>(ranks()); }
+
+  Elements empty(std::size_t count) { return Elements(type(), count, memory().shift); }
+  /// What this rank holds, `count` elements from index `first`.
+  Elements filled(std::size_t count) {
+    Elements elements = empty(count);
+    for (std::size_t i = 0; i < count; ++i) elements.set(i, element_of(rank(), i));
+    return elements;
+  }
+  std::int64_t reduced(std::size_t i, ReduceOp op) {
+    std::int64_t result = element_of(0, i);
+    for (int r = 1; r < ranks(); ++r) {
+      const std::int64_t value = element_of(r, i);
+      result = op == ReduceOp::sum   ? result + value
+               : op == ReduceOp::max ? std::max(result, value)
+                                     : std::min(result, value);
+    }
+    return result;
+  }
+
+ private:
+  std::unique_ptr<Communicator> communicator_;
+};
+
+TEST_P(Collectives, AllReduceGivesEveryRankTheReduction) {
+  for (const ReduceOp op : {ReduceOp::sum, ReduceOp::max, ReduceOp::min}) {
+    Elements data = filled(count());
+    comm().all_reduce(data.data(), count(), type(), op).wait();
+    std::vector<std::int64_t> expected(count());
+    for (std::size_t i = 0; i < count(); ++i) expected[i] = reduced(i, op);
+    EXPECT_EQ(data.values(), expected) << name_of(op);
+  }
+}
+
+TEST_P(Collectives, ReduceScatterGivesEveryRankItsPartOfTheReduction) {
+  const std::size_t first = static_cast<std::size_t>(rank()) * count();
+  std::vector<std::int64_t> expected(count());
+  for (std::size_t i = 0; i < count(); ++i) expected[i] = reduced(first + i, ReduceOp::sum);
+
+  Elements input = filled(parts() * count());
+  Elements output = empty(count());
+  comm().reduce_scatter(input.data(), output.data(), count(), type(), ReduceOp::sum).wait();
+  EXPECT_EQ(output.values(), expected);
+
+  std::byte* own_part = input.data() + first * size_of(type());
+  comm().reduce_scatter(input.data(), own_part, count(), type(), ReduceOp::sum).wait();
+  for (std::size_t i = 0; i < count(); ++i) ASSERT_EQ(input.get(first + i), expected[i]) << "in place";
+}
+
+TEST_P(Collectives, AllGatherGivesEveryRankAllPartsInOrder) {
+  std::vector<std::int64_t> expected;
+  for (int r = 0; r < ranks(); ++r) {
+    for (std::size_t i = 0; i < count(); ++i) expected.push_back(element_of(r, i));
+  }
+  Elements input = filled(count());
+  Elements output = empty(parts() * count());
+  comm().all_gather(input.data(), output.data(), count(), type()).wait();
+  EXPECT_EQ(output.values(), expected);
+
+  const std::size_t first = static_cast<std::size_t>(rank()) * count();
+  Elements in_place = empty(parts() * count());
+  for (std::size_t i = 0; i < count(); ++i) in_place.set(first + i, element_of(rank(), i));
+  comm().all_gather(in_place.data() + first * size_of(type()), in_place.data(), count(), type()).wait();
+  EXPECT_EQ(in_place.values(), expected) << "in place";
+}
+
+TEST_P(Collectives, AllToAllTransposesThePartsOfAllRanks) {
+  std::vector<std::int64_t> expected;
+  for (int r = 0; r < ranks(); ++r) {
+    for (std::size_t i = 0; i < count(); ++i)
+      expected.push_back(element_of(r, static_cast<std::size_t>(rank()) * count() + i));
+  }
+  Elements input = filled(parts() * count());
+  Elements output = empty(parts() * count());
+  comm().all_to_all(input.data(), output.data(), count(), type()).wait();
+  EXPECT_EQ(output.values(), expected);
+}
+
+TEST_P(Collectives, BroadcastGivesEveryRankTheRootsData) {
+  for (const int root : {0, ranks() - 1}) {
+    Elements data = filled(count());
+    comm().broadcast(data.data(), count(), type(), root).wait();
+    std::vector<std::int64_t> expected(count());
+    for (std::size_t i = 0; i < count(); ++i) expected[i] = element_of(root, i);
+    EXPECT_EQ(data.values(), expected) << "root " << root;
+  }
+}
+
+std::string name_of_case(const testing::TestParamInfo<Collectives::ParamType>& info) {
+  const auto& [type, count, memory] = info.param;
+  return fmt::format("{}_{}_{}", name_of(type), count, memory.shift == 0 ? "whole" : "pieces_unaligned");
+}
+
+constexpr auto kTypes = {DataType::float32, DataType::bfloat16, DataType::float64, DataType::int64, DataType::uint8};
+
+INSTANTIATE_TEST_SUITE_P(Whole, Collectives,
+                         testing::Combine(testing::ValuesIn(kTypes), testing::Values(0, 1, 2, 3, 1023, 300'001),
+                                          testing::Values(kWhole)),
+                         name_of_case);
+INSTANTIATE_TEST_SUITE_P(Cut, Collectives,
+                         testing::Combine(testing::ValuesIn(kTypes), testing::Values(1, 3, 1023, 40'001),
+                                          testing::Values(kPiecesUnaligned)),
+                         name_of_case);
+
+TEST(Collective, RefusesAMistakeOfTheCallerBeforeAnyRankIsInvolved) {
+  Communicator& control = perrin::test::world().control();
+  std::vector<float> data(64);
+  EXPECT_THROW((void)control.all_reduce(nullptr, 1, DataType::float32, ReduceOp::sum), std::invalid_argument);
+  EXPECT_THROW((void)control.broadcast(std::span<float>(data), control.size()), std::invalid_argument);
+  EXPECT_THROW((void)control.all_to_all(data.data(), data.data(), 1, DataType::float32), std::invalid_argument);
+  EXPECT_THROW((void)control.all_gather(data.data() + 1, data.data() + 2 - 2 * control.rank(), 2, DataType::float32),
+               std::invalid_argument);
+  EXPECT_FALSE(control.failed());
+  control.barrier().wait();
+}
+
+TEST(Collective, PiecesMustFitTheIntOfMpi) {
+  if (perrin::test::world().control().backend() == "local") GTEST_SKIP() << "one process without MPI sends no messages";
+  EXPECT_THROW((void)perrin::test::world().make_communicator({.piece_bytes = 0}), std::invalid_argument);
+  EXPECT_THROW((void)perrin::test::world().make_communicator({.piece_bytes = std::size_t{1} << 31}),
+               std::invalid_argument);
+}
+
+/// The same answer on all ranks.
+std::size_t available_memory_bytes() {
+  std::ifstream file("/proc/meminfo");
+  std::string word;
+  std::int64_t kilobytes = 0;
+  while (file >> word && word != "MemAvailable:") {
+  }
+  file >> kilobytes;
+  return static_cast<std::size_t>(perrin::test::world().control().all_reduce_value(kilobytes, ReduceOp::min)) * 1024;
+}
+
+TEST(Collective, MovesMoreThanIntMaxBytes) {
+  if (perrin::test::world().size() != 2) GTEST_SKIP() << "runs at 2 ranks, with 2.2 GB for each";
+  if (available_memory_bytes() < std::size_t{8} << 30) GTEST_SKIP() << "needs 8 GB of available memory";
+  constexpr std::size_t kBytes = static_cast<std::size_t>(std::numeric_limits<int>::max()) + 4097;
+  const auto communicator = perrin::test::world().make_communicator({.piece_bytes = std::numeric_limits<int>::max()});
+  const bool is_root = communicator->rank() == 0;
+  std::vector<std::uint8_t> data(kBytes, is_root ? 7 : 0);
+  data.back() = is_root ? 9 : 0;
+  communicator->broadcast(std::span<std::uint8_t>(data), 0).wait();
+  EXPECT_EQ(std::count(data.begin(), data.end(), 7), static_cast<std::ptrdiff_t>(kBytes - 1));
+  EXPECT_EQ(data.back(), 9);
+}
+
+}  // namespace
+}  // namespace perrin::comm

@@ -1,0 +1,51 @@
+#include "comm/device.hpp"
+
+#include <gmock/gmock.h>
+
+#include "comm/comm_error.hpp"
+#include "comm/local_communicator.hpp"
+#include "comm/nccl_communicator.hpp"
+
+namespace perrin::comm {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+
+TEST(DeviceOfRank, IsTheOnlyVisibleOneElseTheLocalRank) {
+  EXPECT_EQ(device_of_rank(1, 0), 0);
+  EXPECT_EQ(device_of_rank(1, 5), 0) << "Slurm binding by task shows each task one device, numbered 0";
+  EXPECT_EQ(device_of_rank(8, 5), 5);
+  EXPECT_EQ(device_of_rank(0, 0), std::nullopt);
+  EXPECT_EQ(device_of_rank(2, 2), std::nullopt);
+}
+
+TEST(SharedDevices, AreNamedByHostBusIdAndRanks) {
+  EXPECT_THAT(describe_shared_devices({"n1", "n1", "n2", "n2"},
+                                      {"0000:65:00.0", "0000:66:00.0", "0000:65:00.0", "0000:65:00.0"}),
+              AllOf(HasSubstr("ranks 2, 3 on host n2"), HasSubstr("0000:65:00.0")));
+}
+
+TEST(SharedDevices, AreNotTheSameBusIdOnTwoHostsNorRanksWithoutDevice) {
+  EXPECT_EQ(describe_shared_devices({"n1", "n2"}, {"0000:65:00.0", "0000:65:00.0"}), "");
+  EXPECT_EQ(describe_shared_devices({"n1", "n1"}, {"", ""}), "");
+}
+
+TEST(DeviceCount, IsNotNegativeAndZeroWithoutCuda) {
+  const int count = device_count();
+  EXPECT_GE(count, 0);
+  if (!built_with_cuda()) {
+    EXPECT_EQ(count, 0);
+    EXPECT_EQ(device_versions(), "");
+    LocalCommunicator control;
+    EXPECT_THROW((void)device_bus_id(0), CommError);
+    EXPECT_THROW((void)make_nccl_communicator(control, 0, {}), CommError);
+  } else {
+    EXPECT_THAT(device_versions(), HasSubstr("NCCL 2."));
+  }
+}
+
+TEST(DeviceBusId, OfADeviceThatIsNotThereIsRefused) { EXPECT_THROW((void)device_bus_id(device_count()), CommError); }
+
+}  // namespace
+}  // namespace perrin::comm

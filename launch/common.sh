@@ -6,6 +6,8 @@ perrin_source_dir="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 perrin_venv="$perrin_source_dir/.venv"
 perrin_child=""
 perrin_ticker=""
+# A signal may come while the output of a step goes to its log.
+exec {perrin_terminal}>&2
 
 # The torch wheel is built for this CUDA; another major version's runtime cannot share a process with it.
 readonly kWheelCudaMajor=13
@@ -70,7 +72,7 @@ on_signal() {
     wait "$perrin_child" 2>/dev/null || true
   fi
   stop_ticker
-  [[ -z "$perrin_stop_message" ]] || printf '\n%s\n' "$perrin_stop_message" >&2
+  [[ -z "$perrin_stop_message" ]] || printf '\n%s\n' "$perrin_stop_message" >&"$perrin_terminal"
   exit "$1"
 }
 

@@ -57,20 +57,9 @@ void check_consistency(const trainer::Config& config, const PlaceOf& place_of) {
   }
 }
 
-void check_image_size(const trainer::ModelConfig& model, std::int64_t height, std::int64_t width,
-                      const std::string& place) {
-  const std::size_t levels = model.block_out_channels.size();
-  std::vector<std::int64_t> heights = {height};
-  for (std::size_t level = 1; level < levels; ++level) {
-    const std::int64_t scale = std::int64_t{1} << std::min<std::size_t>(level, 62);
-    if (height % scale != 0 || width % scale != 0) {
-      throw ConfigError(place, "model.block_out_channels",
-                        "'model.block_out_channels' has " + std::to_string(levels) + " levels, but images of " +
-                            text(height) + "x" + text(width) + " can be halved only " + std::to_string(level - 1) +
-                            " times; take fewer levels, or pad the images (`perrin prepare --pad`)");
-    }
-    heights.push_back(height / scale);
-  }
+void check_attention_resolutions(const trainer::ModelConfig& model, std::int64_t height, const std::string& place) {
+  std::vector<std::int64_t> heights;
+  for (std::size_t level = 0; level < model.block_out_channels.size(); ++level, height /= 2) heights.push_back(height);
   for (const std::int64_t resolution : model.attention_resolutions) {
     if (std::find(heights.begin(), heights.end(), resolution) == heights.end()) {
       throw ConfigError(place, "model.attention_resolutions",

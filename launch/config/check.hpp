@@ -17,9 +17,10 @@ using PlaceOf = std::function<std::string(std::string_view key)>;
 /// @throws ConfigError at the place of the key to change
 void check_consistency(const trainer::Config& config, const PlaceOf& place_of);
 
-/// Refuses a U-Net that images of this height and width cannot pass: a size its levels cannot halve, or self-attention at a
-/// height that no level has. @throws ConfigError
-void check_image_size(const trainer::ModelConfig& model, std::int64_t height, std::int64_t width, const std::string& place);
+/// Refuses self-attention at a height that no level of the U-Net has: it would silently be left out.
+/// @param height  of the images; every level halves it
+/// @throws ConfigError
+void check_attention_resolutions(const trainer::ModelConfig& model, std::int64_t height, const std::string& place);
 
 /// Refuses a global batch smaller than the number of ranks: some would have nothing to do. @throws ConfigError
 void check_ranks(const trainer::TrainConfig& train, int ranks, const std::string& place);

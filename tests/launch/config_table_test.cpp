@@ -163,22 +163,14 @@ TEST(Resume, TheErrorNamesTheChangesAndWhatMayChange) {
   }
 }
 
-TEST(Check, ImagesThatTheLevelsCannotHalveAreRefused) {
-  trainer::ModelConfig model;
-  model.attention_resolutions = {};
-  EXPECT_NO_THROW(check_image_size(model, 32, 32, "x"));
-  EXPECT_THROW(check_image_size(model, 28, 28, "x"), ConfigError) << "28 = 4 * 7, and there are four levels";
-  EXPECT_THROW(check_image_size(model, 32, 28, "x"), ConfigError);
-  model.block_out_channels = {32, 32, 32};
-  EXPECT_NO_THROW(check_image_size(model, 28, 28, "x"));
-}
-
 TEST(Check, AttentionAtAHeightWithoutALevelIsRefused) {
   trainer::ModelConfig model;
-  EXPECT_NO_THROW(check_image_size(model, 32, 32, "x"));
+  EXPECT_NO_THROW(check_attention_resolutions(model, 32, "x"));
+  model.attention_resolutions = {};
+  EXPECT_NO_THROW(check_attention_resolutions(model, 28, "x"));
   model.attention_resolutions = {16, 12};
   try {
-    check_image_size(model, 32, 32, "x");
+    check_attention_resolutions(model, 32, "x");
     FAIL() << "taken";
   } catch (const ConfigError& error) {
     EXPECT_STREQ(error.what(), "x: 'model.attention_resolutions' holds 12, but the levels have the heights [32, 16, 8, 4]");

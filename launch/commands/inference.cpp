@@ -1,0 +1,49 @@
+#include "launch/commands/inference.hpp"
+
+#include <ATen/ATen.h>
+
+#include <map>
+
+#include "trainer/checkpoint/checkpoint_error.hpp"
+
+namespace perrin::launch {
+
+void add_source_options(CLI::App& app, InferenceArguments& arguments) {
+  app.add_option("SOURCE", arguments.source, "A run folder (its newest checkpoint) or a checkpoint folder")->required()->type_name("RUN|CHECKPOINT");
+  const std::map<std::string, trainer::WeightsChoice> choices = {{"ema", trainer::WeightsChoice::ema}, {"raw", trainer::WeightsChoice::raw}};
+  app.add_option("--weights", arguments.weights, "The first of ema.decays, or the weights as the optimizer left them (default: ema)")
+      ->transform(CLI::Transformer(choices).description(""))
+      ->check(CLI::IsMember(choices).description(""))
+      ->type_name("ema|raw");
+}
+
+void add_device_options(CLI::App& app, InferenceArguments& arguments) {
+  app.add_option("--device", arguments.device, "Where to compute")->type_name("auto|cpu|cuda")->capture_default_str();
+  app.add_option("--threads", arguments.threads, "Threads of each rank on the CPU; 0: its share of the cores")->capture_default_str();
+}
+
+StoredRun find_run(const InferenceArguments& arguments, std::vector<Override> overrides) {
+  StoredRun run;
+  run.checkpoint = trainer::resolve_checkpoint(arguments.source);
+  run.manifest = trainer::read_manifest(run.checkpoint);
+  overrides.push_back({"distributed.device", arguments.device});
+  overrides.push_back({"distributed.threads", std::to_string(arguments.threads)});
+  const std::string place = (run.checkpoint / trainer::CheckpointManifest::kFileName).string() + " (config)";
+  run.config = read_config_text(run.manifest.origin.config, place, overrides);
+  return run;
+}
+
+Predictor load_predictor(const StoredRun& run, trainer::WeightsChoice weights, at::Device device) {
+  trainer::StoredModel stored = trainer::load_model(run.checkpoint, weights);
+  const trainer::ParameterLookup lookup = [&](const std::string& name) {
+    const auto found = stored.weights.find(name);
+    if (found == stored.weights.end()) throw trainer::CheckpointError(run.checkpoint, "lacks the parameter '" + name + "' of its own model");
+    // Convolutions as the arena keeps them, so that a picture drawn while training and one drawn later are the same.
+    const auto format = found->second.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+    return found->second.to(device).contiguous(format);
+  };
+  trainer::UNet model(run.config.model, run.manifest.origin.image_shape, lookup);
+  return {std::move(stored), trainer::DiffusionProcess(trainer::NoiseSchedule(run.config.diffusion), device), std::move(model)};
+}
+
+}  // namespace perrin::launch

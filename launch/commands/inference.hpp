@@ -1,0 +1,50 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "launch/config/read.hpp"
+#include "launch/session.hpp"
+#include "trainer/checkpoint/stored_model.hpp"
+#include "trainer/diffusion/process.hpp"
+#include "trainer/model/unet.hpp"
+
+namespace perrin::launch {
+
+/// What every command that runs a trained model is told.
+struct InferenceArguments {
+  std::filesystem::path source;  ///< run or checkpoint
+  trainer::WeightsChoice weights = trainer::WeightsChoice::ema;
+  std::string device = "auto";
+  std::int64_t threads = 0;
+};
+
+/// Adds RUN|CHECKPOINT and --weights.
+void add_source_options(CLI::App& app, InferenceArguments& arguments);
+/// Adds --device and --threads.
+void add_device_options(CLI::App& app, InferenceArguments& arguments);
+
+/// A checkpoint and the configuration of its run, with the command line's changes: found before MPI starts.
+struct StoredRun {
+  std::filesystem::path checkpoint;
+  trainer::CheckpointManifest manifest;
+  trainer::Config config;
+};
+
+/// @param overrides  what the command's own options change in the run's configuration
+/// @throws CheckpointError; ConfigError for an option out of range
+StoredRun find_run(const InferenceArguments& arguments, std::vector<Override> overrides);
+
+/// A trained network, ready on this rank's device.
+struct Predictor {
+  trainer::StoredModel stored;
+  trainer::DiffusionProcess process;
+  trainer::UNet model;
+};
+
+/// @throws CheckpointError if the checkpoint is damaged
+Predictor load_predictor(const StoredRun& run, trainer::WeightsChoice weights, at::Device device);
+
+}  // namespace perrin::launch

@@ -1,0 +1,146 @@
+#include "trainer/train.hpp"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <memory>
+#include <optional>
+
+#include "data/data_error.hpp"
+#include "data/manifest.hpp"
+#include "launch/commands/command.hpp"
+#include "launch/commands/dry_run.hpp"
+#include "launch/config/check.hpp"
+#include "launch/config/key_table.hpp"
+#include "launch/config/nearest_name.hpp"
+#include "launch/config/resolved.hpp"
+#include "launch/config/resume.hpp"
+#include "launch/device.hpp"
+#include "launch/logging.hpp"
+#include "launch/usage_error.hpp"
+#include "launch/world_options.hpp"
+#include "launch/writable_folder.hpp"
+#include "trainer/checkpoint/checkpoint_folder.hpp"
+#include "trainer/estimate.hpp"
+#include "trainer/run_folder.hpp"
+
+namespace perrin::launch {
+namespace {
+
+struct TrainArguments {
+  std::filesystem::path config;
+  std::vector<Override> overrides;
+  bool dry_run = false;
+};
+
+/// Everything that can be refused by looking, before a rank waits for another or a file is made.
+class Preflight {
+ public:
+  Preflight(const TrainArguments& arguments, int ranks)
+      : place_(arguments.config.string()), config_(read_config(arguments.config, arguments.overrides)) {
+    check_ranks(config_.train, ranks, place_);
+    compare_with_stored_run();
+    look_at_datasets();
+    estimate_ = estimate_run(ranks);
+    check_attention_resolutions(config_.model, manifest_.shape.height, place_);
+    require_writable_folder(config_.run.directory);
+  }
+
+  const trainer::Config& config() const { return config_; }
+  const std::string& place() const { return place_; }
+  std::string report(int ranks) const { return dry_run_report(config_, estimate_, manifest_.n, manifest_.shape, ranks); }
+
+ private:
+  /// A run that has a checkpoint goes on, and only some keys may have changed; one without has nothing to lose.
+  void compare_with_stored_run() const {
+    const trainer::RunPaths paths(config_.run.directory);
+    std::error_code error;
+    if (!std::filesystem::exists(paths.config(), error) || trainer::list_checkpoints(paths.checkpoints()).empty()) return;
+    refuse_changes_on_resume(read_config(paths.config()), config_, paths.config());
+  }
+
+  void look_at_datasets() {
+    if (config_.data.train.empty()) {
+      throw ConfigError(place_, "data.train",
+                        "'data.train' is empty: name a dataset folder made by `perrin prepare`, here or with --data.train=DIR");
+    }
+    manifest_ = data::read_manifest(config_.data.train);
+    if (!config_.data.heldout.empty() && data::read_manifest(config_.data.heldout).shape != manifest_.shape) {
+      throw data::DataError(config_.data.heldout, "has images of another shape than " + config_.data.train + "; prepare both in the same way");
+    }
+  }
+
+  trainer::Estimate estimate_run(int ranks) const {
+    try {
+      return trainer::estimate(config_, manifest_.shape, ranks);
+    } catch (const std::invalid_argument& error) {  // the model says which of its keys does not suit these images
+      throw ConfigError(place_, "model", error.what());
+    }
+  }
+
+  std::string place_;
+  trainer::Config config_;
+  data::Manifest manifest_;
+  trainer::Estimate estimate_;
+};
+
+ExitCode train(const TrainArguments& arguments, Session& session) {
+  const Preflight preflight(arguments, session.size());
+  if (arguments.dry_run) {
+    if (session.is_root()) fmt::print("{}", preflight.report(session.size()));
+    return ExitCode::ok;
+  }
+  const trainer::Config& config = preflight.config();
+  comm::World& world = session.start_world(world_options(config.distributed, /*require_all_slurm_tasks=*/true));
+  check_ranks(config.train, world.size(), preflight.place());
+  log_to_folder(trainer::RunPaths(config.run.directory).logs(), world.rank());
+  const at::Device device = bind_device(config.distributed, world);
+
+  const trainer::TrainOutcome outcome = trainer::train(config, resolved_toml(config), world, device);
+  const bool finished = outcome.reason == trainer::StopReason::finished;
+  if (world.is_root()) {
+    spdlog::info("{} at step {} of {}; checkpoint {}", finished ? "finished" : "train.max_minutes are over", outcome.step, config.train.steps,
+                 outcome.checkpoint.string());
+    if (!finished) spdlog::info("the same command goes on from there");
+  }
+  return finished ? ExitCode::ok : ExitCode::unfinished;
+}
+
+/// An option without a dot that train does not have: most likely a key without its section.
+void refuse_unknown(const std::vector<std::string>& arguments) {
+  if (arguments.empty()) return;
+  std::string message = "train does not understand '" + arguments.front() + "'";
+  if (arguments.front().starts_with("--")) {
+    std::vector<std::string> names = {"dry-run", "help"};
+    for (const Key& key : key_table()) names.push_back(key.name);
+    const std::string name = arguments.front().substr(2, arguments.front().find('=') - 2);
+    const std::string nearest = nearest_name(name, names);
+    if (!nearest.empty()) message += "; did you mean '--" + nearest + "'?";
+  } else {
+    message += "; it takes one configuration file";
+  }
+  throw UsageError(message);
+}
+
+}  // namespace
+
+Command train_command(CLI::App& program, const std::vector<Override>& overrides) {
+  CLI::App* app = program.add_subcommand("train", "Train a model, or go on with a run");
+  const auto arguments = std::make_shared<TrainArguments>();
+  arguments->overrides = overrides;
+  app->add_option("CONFIG", arguments->config, "TOML file; docs/configuration.md lists its keys")->required()->type_name("FILE");
+  app->add_flag("--dry-run", arguments->dry_run, "Print the resolved configuration and what the run will need; start nothing");
+  app->allow_extras();
+  app->footer(
+      "Any key may be overridden: --section.key=value. The same command goes on with the run in run.directory.\n"
+      "\n"
+      "Examples:\n"
+      "  perrin train configs/quickstart.toml --dry-run\n"
+      "  mpirun -np 2 perrin train configs/quickstart.toml --train.steps=2000 --ema.decays=[0.99,0.999]\n");
+  return {app, [arguments, app](Session& session) {
+            refuse_unknown(app->remaining());
+            return train(*arguments, session);
+          }};
+}
+
+}  // namespace perrin::launch

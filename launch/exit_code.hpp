@@ -1,0 +1,42 @@
+#pragma once
+
+#include <array>
+#include <string_view>
+
+#include "comm/world.hpp"
+
+namespace perrin::launch {
+
+/// How the program ends; batch scripts read these. The numbers are those of sysexits.h where it has a fitting one, and below 128, where shells
+/// put signals.
+enum class ExitCode : int {
+  ok = 0,
+  usage = 64,
+  data = 65,
+  checkpoint = 66,
+  internal = 70,
+  run = 73,
+  communication = comm::kCommExitCode,
+  config = 78,
+  unfinished = 85,
+};
+
+struct ExitCodeMeaning {
+  ExitCode code;
+  std::string_view meaning;
+};
+
+/// The one table, printed by `perrin --help`.
+inline constexpr std::array kExitCodes = {
+    ExitCodeMeaning{ExitCode::ok, "done"},
+    ExitCodeMeaning{ExitCode::usage, "the command line is not understood"},
+    ExitCodeMeaning{ExitCode::data, "a dataset or input file is missing, damaged or unfit"},
+    ExitCodeMeaning{ExitCode::checkpoint, "a checkpoint is missing, damaged or of another run"},
+    ExitCodeMeaning{ExitCode::internal, "an error in perrin itself"},
+    ExitCodeMeaning{ExitCode::run, "the run folder is in use or not writable, or the training diverged"},
+    ExitCodeMeaning{ExitCode::communication, "a rank failed or did not answer, or the launch went wrong"},
+    ExitCodeMeaning{ExitCode::config, "the configuration cannot be used"},
+    ExitCodeMeaning{ExitCode::unfinished, "train.max_minutes are over; the same command goes on with the run"},
+};
+
+}  // namespace perrin::launch

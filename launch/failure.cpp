@@ -1,0 +1,42 @@
+#include "launch/failure.hpp"
+
+#include <c10/util/Exception.h>
+
+#include <new>
+
+#include "comm/comm_error.hpp"
+#include "data/data_error.hpp"
+#include "launch/config/config_error.hpp"
+#include "launch/usage_error.hpp"
+#include "trainer/checkpoint/checkpoint_error.hpp"
+#include "trainer/run_error.hpp"
+
+namespace perrin::launch {
+
+Failure describe_failure(const std::exception_ptr& exception) {
+  try {
+    std::rethrow_exception(exception);
+  } catch (const UsageError& error) {
+    return {ExitCode::usage, error.what()};
+  } catch (const ConfigError& error) {
+    return {ExitCode::config, error.what()};
+  } catch (const data::DataError& error) {
+    return {ExitCode::data, error.what()};
+  } catch (const comm::CommError& error) {
+    return {ExitCode::communication, error.what()};
+  } catch (const trainer::CheckpointError& error) {
+    return {ExitCode::checkpoint, error.what()};
+  } catch (const trainer::RunError& error) {
+    return {ExitCode::run, error.what()};
+  } catch (const c10::Error& error) {
+    return {ExitCode::internal, std::string("LibTorch: ") + error.what_without_backtrace()};
+  } catch (const std::bad_alloc&) {
+    return {ExitCode::internal, "out of memory; use a smaller train.micro_batch, or fewer ranks on this node"};
+  } catch (const std::exception& error) {
+    return {ExitCode::internal, error.what()};
+  } catch (...) {
+    return {ExitCode::internal, "an exception of unknown type"};
+  }
+}
+
+}  // namespace perrin::launch

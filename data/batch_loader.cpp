@@ -47,32 +47,44 @@ void BatchLoader::stop() {
 }
 
 void BatchLoader::run() {
-  std::unique_lock lock(mutex_);
-  for (;;) {
-    room_.wait(lock, [this] { return stopping_ || claimed_ < delivered_ + slots_.size(); });
-    if (stopping_) return;
-    const std::uint64_t ticket = claimed_++;
-    Outcome outcome;
+  while (const std::optional<Job> job = take_job()) {
+    Outcome outcome = job->failure;
     try {
-      // Under the lock, so that tickets and slices have the same order.
-      const std::optional<Slice> slice = slices_();
-      if (!slice) {
-        end_ = ticket;
-        stopping_ = true;
-      } else {
-        lock.unlock();
-        outcome = load(*slice);
-        lock.lock();
-      }
+      if (job->slice) outcome = load(*job->slice);
     } catch (...) {
-      if (!lock.owns_lock()) lock.lock();
       outcome = std::current_exception();
-      stopping_ = true;
     }
-    slot(ticket) = std::move(outcome);
+    const std::lock_guard lock(mutex_);
+    stopping_ = stopping_ || std::holds_alternative<std::exception_ptr>(outcome);
+    slot(job->ticket) = std::move(outcome);
     ready_.notify_all();
-    if (stopping_) room_.notify_all();
+    room_.notify_all();
   }
+}
+
+std::optional<BatchLoader::Job> BatchLoader::take_job() {
+  // One thread at a time, so that tickets and slices have the same order; not under mutex_, so that next() keeps its
+  // deadline however long the source of slices takes.
+  const std::lock_guard turn(turn_);
+  Job job;
+  {
+    std::unique_lock lock(mutex_);
+    room_.wait(lock, [this] { return stopping_ || claimed_ < delivered_ + slots_.size(); });
+    if (stopping_) return std::nullopt;
+    job.ticket = claimed_++;
+  }
+  try {
+    job.slice = slices_();
+  } catch (...) {
+    job.failure = std::current_exception();
+    return job;
+  }
+  if (job.slice) return job;
+  const std::lock_guard lock(mutex_);
+  end_ = job.ticket;
+  stopping_ = true;
+  ready_.notify_all();
+  return std::nullopt;
 }
 
 Batch BatchLoader::load(const Slice& slice) const {

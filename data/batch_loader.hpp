@@ -73,9 +73,17 @@ class BatchLoader {
   std::chrono::duration<double> stall_time() const;
 
  private:
+  /// What became of a slice: nothing yet, its batch, or what went wrong.
   using Outcome = std::variant<std::monostate, Batch, std::exception_ptr>;
 
+  struct Job {
+    std::uint64_t ticket = 0;  // 0, 1, ... in the order of delivery
+    std::optional<Slice> slice;
+    std::exception_ptr failure;  // of the source of slices, in place of a slice
+  };
+
   void run();
+  std::optional<Job> take_job();
   Batch load(const Slice& slice) const;
   void stop();
   Outcome& slot(std::uint64_t ticket) { return slots_[ticket % slots_.size()]; }
@@ -85,6 +93,7 @@ class BatchLoader {
   const SliceSource slices_;
   const BatchLoaderOptions options_;
 
+  std::mutex turn_;  // held while the next slice is taken; locked before mutex_
   mutable std::mutex mutex_;
   std::condition_variable room_;      // a slot became free, or the end
   std::condition_variable ready_;     // a slot was filled, or the end

@@ -43,7 +43,8 @@ Dataset::Dataset(const std::filesystem::path& folder)
                                         "again",
                                         entry.bytes));
     }
-    require_in_place(shards_.emplace_back(path, entry.bytes), shards_.size() - 1, manifest_);
+    const std::size_t index = shards_.size();
+    require_in_place(shards_.emplace_back(path, entry.bytes), index, manifest_);
     shard_starts_.push_back(start);
     start += entry.n;
   }

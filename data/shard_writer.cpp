@@ -14,6 +14,8 @@
 namespace perrin::data {
 namespace {
 
+constexpr std::uint64_t kAlignedFromBytes = 4096;
+
 class ShardCreator {
  public:
   ShardCreator(const std::filesystem::path& path, const ShardLayout& layout)
@@ -60,9 +62,10 @@ class ShardCreator {
  private:
   Hdf5File create(const std::filesystem::path& path, std::uint64_t images_bytes) const {
     const Hdf5Properties access = session_.file_access();
-    // What is as large as /images is aligned, and that is /images alone: the tables are smaller.
-    session_.require(H5Pset_alignment(access.get(), std::min(images_bytes, kImageAlignmentBytes), kImageAlignmentBytes),
-                     "choose the alignment");
+    // What is as large as /images is aligned, and that is /images alone: the tables are smaller. HDF5's own blocks of
+    // 2 KiB must not be: that would make 12 MiB of a shard of one pixel.
+    const std::uint64_t aligned_from = std::clamp(images_bytes, kAlignedFromBytes, kImageAlignmentBytes);
+    session_.require(H5Pset_alignment(access.get(), aligned_from, kImageAlignmentBytes), "choose the alignment");
     session_.require(H5Pset_small_data_block_size(access.get(), 0), "choose the alignment of small data");
     return Hdf5File(session_.require(H5Fcreate(path.c_str(), H5F_ACC_EXCL, H5P_DEFAULT, access.get()),
                                      "create this file; is the folder writable, and the name free?"));

@@ -1,0 +1,209 @@
+#include "data/prepare.hpp"
+
+#include <sys/wait.h>
+
+#include <csignal>
+
+#include "data/dataset.hpp"
+#include "data/directory_lock.hpp"
+#include "data/sample_order.hpp"
+#include "data/sha256.hpp"
+#include "tests/data/support.hpp"
+
+namespace perrin::data::test {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+constexpr ImageShape kShape{2, 3, 3};
+
+TEST(Prepare, StoresEveryImageOnceInTheShuffledOrder) {
+  const TemporaryFolder folder;
+  const PatternSource source(2000, kShape);
+  const PrepareOutcome outcome = prepare(source, {.output = folder / "set", .shard_images = 300, .shuffle_seed = 8});
+  EXPECT_FALSE(outcome.was_there);
+  EXPECT_EQ(outcome.manifest.shards.size(), 7u);
+  EXPECT_EQ(outcome.manifest.shards.back().n, 200u);
+  const Dataset dataset(folder / "set");
+  std::vector<bool> seen(source.size());
+  std::uint64_t unmoved = 0;
+  for (std::uint64_t i = 0; i < dataset.size(); ++i) {
+    const std::uint64_t id = dataset.source_id(i);
+    ASSERT_FALSE(seen.at(id));
+    seen[id] = true;
+    unmoved += id == i ? 1 : 0;
+  }
+  EXPECT_LT(unmoved, 10u);  // 1 is expected
+}
+
+TEST(Prepare, TheOrderOnDiskIsNotThatOfARunWithTheSameSeed) {
+  const TemporaryFolder folder;
+  prepare(PatternSource(2000, kShape), {.output = folder / "set", .shuffle_seed = 8});
+  const Dataset dataset(folder / "set");
+  const SampleOrder order(2000, 8);
+  std::uint64_t equal = 0;
+  for (std::uint64_t i = 0; i < 2000; ++i) equal += dataset.source_id(i) == order.at(i) ? 1 : 0;
+  EXPECT_LT(equal, 10u);
+}
+
+TEST(Prepare, ManifestHoldsSizeAndHashOfEveryShard) {
+  const TemporaryFolder folder;
+  const Manifest manifest =
+      prepare(PatternSource(100, kShape), {.output = folder / "set", .shard_images = 40}).manifest;
+  EXPECT_EQ(manifest, read_manifest(folder / "set"));
+  for (const ShardEntry& shard : manifest.shards) {
+    EXPECT_EQ(fs::file_size(folder / "set" / shard.path), shard.bytes);
+    EXPECT_EQ(sha256_of_file(folder / "set" / shard.path), shard.sha256);
+  }
+}
+
+TEST(Prepare, EqualInputGivesEqualBytes) {
+  const TemporaryFolder folder;
+  const PatternSource source(500, kShape);
+  prepare(source, {.output = folder / "a", .shard_images = 100});
+  ::sleep(1);  // a time stamp in the file would show
+  prepare(source, {.output = folder / "b", .shard_images = 100});
+  const auto names = names_in(folder / "a");
+  ASSERT_EQ(names, names_in(folder / "b"));
+  for (const std::string& name : names) {
+    EXPECT_EQ(contents_of(folder / "a" / name), contents_of(folder / "b" / name)) << name;
+  }
+}
+
+TEST(Prepare, TheSameDataSetIsNotWrittenAgain) {
+  const TemporaryFolder folder;
+  const PatternSource source(100, kShape);
+  const PrepareOptions options{.output = folder / "set", .shard_images = 40};
+  prepare(source, options);
+  const auto time = fs::last_write_time(folder / "set/manifest.json");
+  EXPECT_TRUE(prepare(source, options).was_there);
+  EXPECT_EQ(fs::last_write_time(folder / "set/manifest.json"), time);
+  EXPECT_THAT(names_in(folder.path()), ElementsAre("set"));
+}
+
+TEST(Prepare, NothingElseIsOverwritten) {
+  const TemporaryFolder folder;
+  const PatternSource source(100, kShape);
+  prepare(source, {.output = folder / "set", .shuffle_seed = 1});
+  const std::string manifest = contents_of(folder / "set/manifest.json");
+  EXPECT_THAT(data_error_of([&] { prepare(source, {.output = folder / "set", .shuffle_seed = 2}); }),
+              AllOf(HasSubstr("holds another data set"), HasSubstr("nothing was overwritten")));
+  EXPECT_EQ(contents_of(folder / "set/manifest.json"), manifest);
+
+  fs::create_directories(folder / "home");
+  write_contents(folder / "home/thesis.tex", "x");
+  EXPECT_THAT(data_error_of([&] { prepare(source, {.output = folder / "home"}); }), HasSubstr("is not a data set"));
+  EXPECT_THAT(names_in(folder / "home"), ElementsAre("thesis.tex"));
+
+  write_contents(folder / "file", "x");
+  EXPECT_THAT(data_error_of([&] { prepare(source, {.output = folder / "file"}); }), HasSubstr("is not a data set"));
+  EXPECT_THAT(data_error_of([&] { prepare(source, {.output = folder / "file/set"}); }), HasSubstr("file"));
+}
+
+TEST(Prepare, ADamagedFinishedDataSetIsNamedNotRepaired) {
+  const TemporaryFolder folder;
+  const PatternSource source(100, kShape);
+  prepare(source, {.output = folder / "set", .shard_images = 50});
+  fs::resize_file(folder / "set/shard-00001.h5", 1000);
+  EXPECT_THAT(data_error_of([&] { prepare(source, {.output = folder / "set", .shard_images = 50}); }),
+              HasSubstr("shard-00001.h5: has 1000 of"));
+}
+
+TEST(Prepare, AnEmptyFolderAndATrailingSlashAreFine) {
+  const TemporaryFolder folder;
+  fs::create_directories(folder / "deep/set");
+  prepare(PatternSource(10, kShape), {.output = folder / "deep/set/"});
+  EXPECT_EQ(Dataset(folder / "deep/set").size(), 10u);
+  prepare(PatternSource(10, kShape), {.output = folder / "new/deeper/set"});
+  EXPECT_EQ(Dataset(folder / "new/deeper/set").size(), 10u);
+}
+
+/// Fails half-way, as a damaged image would.
+class FailingSource : public PatternSource {
+ public:
+  using PatternSource::PatternSource;
+  void read(std::uint64_t, std::span<std::uint8_t>) const override { throw DataError("image", "is damaged"); }
+};
+
+TEST(Prepare, AFailureLeavesNothingBehind) {
+  const TemporaryFolder folder;
+  EXPECT_THROW(prepare(FailingSource(10, kShape), {.output = folder / "set"}), DataError);
+  EXPECT_THAT(names_in(folder.path()), IsEmpty());
+}
+
+TEST(Prepare, AKilledRunLeavesNothingThatLooksFinishedAndTheNextOneFinishes) {
+  const TemporaryFolder folder;
+  const PatternSource source(400, kShape);
+  const PrepareOptions options{.output = folder / "set", .shard_images = 50};
+  const pid_t child = ::fork();
+  if (child == 0) {
+    prepare(source, options, [](std::uint64_t done, std::uint64_t) {
+      if (done >= 200) ::raise(SIGKILL);
+    });
+    std::_Exit(0);
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  ASSERT_TRUE(WIFSIGNALED(status));
+  EXPECT_FALSE(fs::exists(folder / "set"));
+  EXPECT_THAT(names_in(folder.path()), ElementsAre(".set.lock", ".set.partial"));
+  EXPECT_FALSE(prepare(source, options).was_there);
+  EXPECT_EQ(Dataset(folder / "set").size(), 400u);
+  EXPECT_THAT(names_in(folder.path()), ElementsAre("set"));
+}
+
+TEST(Prepare, ClearsAwayOnlyItsOwnLeftovers) {
+  const TemporaryFolder folder;
+  fs::create_directories(folder / ".set.partial");
+  write_contents(folder / ".set.partial/notes.txt", "x");
+  EXPECT_THAT(data_error_of([&] { prepare(PatternSource(10, kShape), {.output = folder / "set"}); }),
+              HasSubstr("notes.txt"));
+  EXPECT_TRUE(fs::exists(folder / ".set.partial/notes.txt"));
+}
+
+TEST(Prepare, TwoAtOnceOnTheSameOutputAreRefused) {
+  const TemporaryFolder folder;
+  const DirectoryLock other(folder.path(), ".set.lock");
+  EXPECT_THAT(data_error_of([&] { prepare(PatternSource(10, kShape), {.output = folder / "set"}); }),
+              HasSubstr("in use by process"));
+}
+
+TEST(Prepare, PadsWithZerosAroundTheMiddle) {
+  const TemporaryFolder folder;
+  const PatternSource source(20, {2, 3, 4});
+  prepare(source, {.output = folder / "set", .pad = 7});
+  const Dataset dataset(folder / "set");
+  ASSERT_EQ(dataset.shape(), (ImageShape{2, 7, 7}));
+  EXPECT_EQ(dataset.manifest().transform, "pad 3x4 to 7x7 with 0");
+  std::vector<std::uint8_t> image(24);
+  std::vector<std::uint8_t> padded(98);
+  for (std::uint64_t i = 0; i < 20; ++i) {
+    dataset.read(i, padded);
+    source.read(dataset.source_id(i), image);
+    for (std::size_t c = 0; c < 2; ++c) {
+      for (std::size_t y = 0; y < 7; ++y) {
+        for (std::size_t x = 0; x < 7; ++x) {
+          const bool inside = y >= 2 && y < 5 && x >= 1 && x < 5;
+          EXPECT_EQ(padded[(c * 7 + y) * 7 + x], inside ? image[(c * 3 + y - 2) * 4 + x - 1] : 0);
+        }
+      }
+    }
+  }
+  EXPECT_THROW(prepare(source, {.output = folder / "small", .pad = 3}), std::invalid_argument);
+}
+
+TEST(Prepare, ReportsProgressUpToTheTotal) {
+  const TemporaryFolder folder;
+  std::vector<std::uint64_t> done;
+  prepare(PatternSource(100, kShape), {.output = folder / "set", .shard_images = 30},
+          [&](std::uint64_t now, std::uint64_t total) {
+            EXPECT_EQ(total, 100u);
+            done.push_back(now);
+          });
+  EXPECT_THAT(done, ElementsAre(30, 60, 90, 100));
+}
+
+}  // namespace
+}  // namespace perrin::data::test

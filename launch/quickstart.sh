@@ -86,7 +86,8 @@ ranks=2
 if [[ $preset == cuda ]] && command -v nvidia-smi >/dev/null && [[ "$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ')" == 1 ]]; then
   ranks=1
 fi
-mpirun=(mpirun -np "$ranks" --bind-to none --mca mpi_yield_when_idle 1)
+# Quiet: perrin says itself why it ends; mpirun would add that "the job has been aborted".
+mpirun=(mpirun --quiet -np "$ranks" --bind-to none --mca mpi_yield_when_idle 1)
 (($(nproc) >= ranks)) || mpirun+=(--oversubscribe)
 if ((EUID == 0)); then
   # Open MPI asks for both before it runs as root, as in a container.
@@ -95,8 +96,13 @@ fi
 # Threads that spin while they wait would starve the other rank on shared cores.
 export OMP_WAIT_POLICY=passive
 
+# The exit code of a run whose time budget (train.max_minutes) is over; see `perrin --help`.
+readonly kUnfinished=85
+
 step "Train on $ranks ranks ($kConfig)"
-run "${mpirun[@]}" "$perrin" train "$kConfig" || exit 1
+status=0
+run "${mpirun[@]}" "$perrin" train "$kConfig" || status=$?
+((status == 0 || status == kUnfinished)) || exit 1
 checkpoint=$(find "$kRun/checkpoints" -mindepth 2 -maxdepth 2 -path '*/step-*/manifest.json' -printf '%h\n' | sort | tail -n 1)
 [[ -n "$checkpoint" ]] || fail "the training left no checkpoint in $kRun/checkpoints; its log is in $kRun/logs"
 trained=${checkpoint##*/}
@@ -120,6 +126,12 @@ step "Draw an 8x8 grid of samples"
 step "Export for diffusers"
 [[ -e "$export_folder" ]] || run "$perrin" export "$kRun" --output "$export_folder" || exit 1
 
+if ((status == kUnfinished)); then
+  next="launch/quickstart.sh again: the time budget of $kConfig was over before its last step"
+else
+  next="mpirun -np $ranks $perrin train $kConfig --train.steps=5000 --train.max_minutes=30"
+fi
+
 say "
 Done in $((SECONDS / 60)) min $((SECONDS % 60)) s.
   samples     $grid
@@ -128,7 +140,7 @@ Done in $((SECONDS / 60)) min $((SECONDS % 60)) s.
   export      $export_folder (a diffusers folder, for DDPMPipeline.from_pretrained)
 
 Next:
-  train on        ${mpirun[*]} $perrin train $kConfig --train.steps=5000 --train.max_minutes=30
+  train on        $next
   look inside     $perrin inspect $kRun
   draw more       $perrin sample $kRun --grid 4x4 --output more.png
   another recipe  configs/README.md

@@ -129,7 +129,7 @@ step "Export for diffusers"
 if ((status == kUnfinished)); then
   next="launch/quickstart.sh again: the time budget of $kConfig was over before its last step"
 else
-  next="mpirun -np $ranks $perrin train $kConfig --train.steps=5000 --train.max_minutes=30"
+  next="mpirun$( ((EUID != 0)) || echo " --allow-run-as-root") -np $ranks --bind-to none $perrin train $kConfig --train.steps=5000 --train.max_minutes=30"
 fi
 
 say "

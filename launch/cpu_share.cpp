@@ -35,13 +35,15 @@ CpuSet usable_cpus() {
     std::memcpy(set.data(), &affinity, sizeof(set));
   } else {  // more than 1024 CPUs: take as many as there are, up to what the set holds
     const unsigned cpus = std::min(1024u, std::max(1u, std::thread::hardware_concurrency()));
-    for (unsigned cpu = 0; cpu < cpus; ++cpu) set[cpu / 64] |= std::bit_cast<std::int64_t>(std::uint64_t{1} << (cpu % 64));
+    for (unsigned cpu = 0; cpu < cpus; ++cpu)
+      set[cpu / 64] |= std::bit_cast<std::int64_t>(std::uint64_t{1} << (cpu % 64));
   }
   return set;
 }
 
 int share_of_cpus(const CpuSet& mine, std::span<const CpuSet> node) {
-  const auto sharing = std::count_if(node.begin(), node.end(), [&](const CpuSet& other) { return overlap(mine, other); });
+  const auto sharing =
+      std::count_if(node.begin(), node.end(), [&](const CpuSet& other) { return overlap(mine, other); });
   return std::max(1, count(mine) / std::max(1, static_cast<int>(sharing)));
 }
 

@@ -14,7 +14,8 @@ using CpuSet = std::array<std::int64_t, 16>;
 /// Of this process (sched_getaffinity): a launcher or a scheduler may have bound it.
 CpuSet usable_cpus();
 
-/// The threads a rank may run without taking another's CPUs: its CPUs, divided by the ranks of its node that share one with it; at least 1.
+/// The threads a rank may run without taking another's CPUs: its CPUs, divided by the ranks of its node that share one
+/// with it; at least 1.
 /// @param node  the sets of all ranks of the node, `mine` among them
 int share_of_cpus(const CpuSet& mine, std::span<const CpuSet> node);
 

@@ -14,14 +14,15 @@ at::Device bind_device(const trainer::DistributedConfig& config, comm::World& wo
   const int share = share_of_cpus(world);
   const int threads = config.threads > 0 ? static_cast<int>(config.threads) : share;
   if (threads > share) {
-    spdlog::warn("distributed.threads = {}, but this rank's share is {} CPU{}: its threads will wait for each other", threads, share,
-                 share == 1 ? "" : "s");
+    spdlog::warn("distributed.threads = {}, but this rank's share is {} CPU{}: its threads will wait for each other",
+                 threads, share, share == 1 ? "" : "s");
   }
   // One operator at a time: between operators LibTorch would start a second pool as large as the first.
   at::set_num_threads(threads);
   at::set_num_interop_threads(1);
   const at::Device device = gpu ? at::Device(at::kCUDA, static_cast<at::DeviceIndex>(*gpu)) : at::Device(at::kCPU);
-  spdlog::debug("rank {} of {} on {}: {}, {} threads", world.rank(), world.size(), world.host_name(), device.str(), threads);
+  spdlog::debug("rank {} of {} on {}: {}, {} threads", world.rank(), world.size(), world.host_name(), device.str(),
+                threads);
   return device;
 }
 

@@ -7,8 +7,8 @@
 
 namespace perrin::launch {
 
-/// Binds this rank to its GPU or to its share of the CPUs, and sets LibTorch's threads to that share. Collective; call it once, before any
-/// tensor is made. @throws comm::CommError where the device that was asked for is missing or shared
+/// Binds this rank to its GPU or to its share of the CPUs, and sets LibTorch's threads to that share. Collective; call
+/// it once, before any tensor is made. @throws comm::CommError where the device that was asked for is missing or shared
 at::Device bind_device(const trainer::DistributedConfig& config, comm::World& world);
 
 }  // namespace perrin::launch

@@ -7,8 +7,8 @@
 
 namespace perrin::launch {
 
-/// How the program ends; batch scripts read these. The numbers are those of sysexits.h where it has a fitting one, and below 128, where shells
-/// put signals.
+/// How the program ends; batch scripts read these. The numbers are those of sysexits.h where it has a fitting one, and
+/// below 128, where shells put signals.
 enum class ExitCode : int {
   ok = 0,
   usage = 64,
@@ -33,7 +33,7 @@ inline constexpr std::array kExitCodes = {
     ExitCodeMeaning{ExitCode::data, "a dataset or input file is missing, damaged or unfit"},
     ExitCodeMeaning{ExitCode::checkpoint, "a checkpoint is missing, damaged or of another run"},
     ExitCodeMeaning{ExitCode::internal, "an error in perrin itself"},
-    ExitCodeMeaning{ExitCode::run, "the run folder is in use or not writable, or the training diverged"},
+    ExitCodeMeaning{ExitCode::run, "an output folder is in use or not writable, or the training diverged"},
     ExitCodeMeaning{ExitCode::communication, "a rank failed or did not answer, or the launch went wrong"},
     ExitCodeMeaning{ExitCode::config, "the configuration cannot be used"},
     ExitCodeMeaning{ExitCode::unfinished, "train.max_minutes are over; the same command goes on with the run"},

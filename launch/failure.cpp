@@ -2,6 +2,7 @@
 
 #include <c10/util/Exception.h>
 
+#include <filesystem>
 #include <new>
 
 #include "comm/comm_error.hpp"
@@ -27,6 +28,8 @@ Failure describe_failure(const std::exception_ptr& exception) {
   } catch (const trainer::CheckpointError& error) {
     return {ExitCode::checkpoint, error.what()};
   } catch (const trainer::RunError& error) {
+    return {ExitCode::run, error.what()};
+  } catch (const std::filesystem::filesystem_error& error) {
     return {ExitCode::run, error.what()};
   } catch (const c10::Error& error) {
     return {ExitCode::internal, std::string("LibTorch: ") + error.what_without_backtrace()};

@@ -48,14 +48,16 @@ void log_to_console(int rank, const std::string& name) {
 
 void log_to_folder(const std::filesystem::path& folder, int rank) {
   const auto refuse = [&](const std::string& reason) {
-    throw trainer::RunError(fmt::format("cannot write logs in {}: {}; choose another folder with --run.directory=DIR or change its permissions",
-                                        folder.string(), reason));
+    throw trainer::RunError(fmt::format(
+        "cannot write logs in {}: {}; choose another folder with --run.directory=DIR or change its permissions",
+        folder.string(), reason));
   };
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   if (error) refuse(error.message());
   try {
-    auto sink = std::make_shared<spdlog::sinks::basic_file_sink_mt>((folder / fmt::format("rank-{}.log", rank)).string());
+    auto sink =
+        std::make_shared<spdlog::sinks::basic_file_sink_mt>((folder / fmt::format("rank-{}.log", rank)).string());
     sink->set_pattern("%Y-%m-%d %H:%M:%S.%e %l %v");
     spdlog::default_logger()->sinks().push_back(std::move(sink));
     spdlog::default_logger()->flush_on(spdlog::level::info);

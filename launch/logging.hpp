@@ -5,7 +5,8 @@
 
 namespace perrin::launch {
 
-/// Sends spdlog to the screen: of rank 0 everything (messages to stdout, warnings and errors to stderr), of the others warnings and errors.
+/// Sends spdlog to the screen: of rank 0 everything (messages to stdout, warnings and errors to stderr), of the others
+/// warnings and errors.
 /// @param name  put before warnings and errors, such as "rank 3 (n2)"; empty where there is one rank
 void log_to_console(int rank, const std::string& name);
 

@@ -41,8 +41,9 @@ ExitCode run_program(std::vector<std::string> arguments, Session& session) {
 
   std::vector<Override> overrides;
   if (!arguments.empty() && arguments.front() == "train") overrides = take_overrides(arguments);
-  const std::vector<Command> commands = {prepare_command(program), train_command(program, overrides), evaluate_command(program),
-                                         sample_command(program), export_command(program),  inspect_command(program)};
+  const std::vector<Command> commands = {prepare_command(program),  train_command(program, overrides),
+                                         evaluate_command(program), sample_command(program),
+                                         export_command(program),   inspect_command(program)};
   refuse_unknown_command(commands, arguments);
   try {
     std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back
@@ -52,7 +53,8 @@ ExitCode run_program(std::vector<std::string> arguments, Session& session) {
     return ExitCode::ok;
   } catch (const CLI::ParseError& error) {
     const auto parsed = program.get_subcommands();
-    throw UsageError(fmt::format("{}; see `perrin {}--help`", error.what(), parsed.empty() ? "" : parsed.front()->get_name() + " "));
+    throw UsageError(
+        fmt::format("{}; see `perrin {}--help`", error.what(), parsed.empty() ? "" : parsed.front()->get_name() + " "));
   }
   for (const Command& command : commands) {
     if (command.options->parsed()) return command.run(session);

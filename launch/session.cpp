@@ -13,7 +13,8 @@
 namespace perrin::launch {
 namespace {
 
-// mpirun ends the other ranks 1 s after the first has left with an error (Open MPI 4.1.4: TERM after 1 s, KILL after 2 s); MPI_Abort is quicker.
+// mpirun ends the other ranks 1 s after the first has left with an error (Open MPI 4.1.4: TERM after 1 s, KILL after 2
+// s); MPI_Abort is quicker.
 constexpr std::chrono::seconds kHoldBackBeforeMpi{3};
 constexpr std::chrono::seconds kHoldBack{1};
 
@@ -31,7 +32,9 @@ LaunchedAs launched_as() {
           .size = number_in({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}).value_or(1)};
 }
 
-Session::Session() : launched_(launched_as()) { log_to_console(launched_.rank, launched_.rank == 0 ? "" : fmt::format("rank {}", launched_.rank)); }
+Session::Session() : launched_(launched_as()) {
+  log_to_console(launched_.rank, launched_.rank == 0 ? "" : fmt::format("rank {}", launched_.rank));
+}
 
 comm::World& Session::start_world(const comm::WorldOptions& options) {
   world_.emplace(comm::World::from_environment(options));

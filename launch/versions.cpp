@@ -30,7 +30,8 @@ std::string hdf5_version() {
 }  // namespace
 
 std::string versions() {
-  std::string text = fmt::format("perrin {}\nLibTorch {}\nMPI {}\nHDF5 {}\n", PERRIN_VERSION, TORCH_VERSION, mpi_version(), hdf5_version());
+  std::string text = fmt::format("perrin {}\nLibTorch {}\nMPI {}\nHDF5 {}\n", PERRIN_VERSION, TORCH_VERSION,
+                                 mpi_version(), hdf5_version());
   if (const std::string device = comm::device_versions(); !device.empty()) text += device + "\n";
   return text;
 }

@@ -6,7 +6,8 @@
 namespace perrin::launch {
 
 comm::WorldOptions world_options(const trainer::DistributedConfig& config, bool require_all_slurm_tasks) {
-  const auto deadline = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::duration<double>(config.timeout_seconds));
+  const auto deadline =
+      std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::duration<double>(config.timeout_seconds));
   comm::WorldOptions options;
   options.communicator.deadline = std::max(deadline, std::chrono::milliseconds(1));
   options.require_all_slurm_tasks = require_all_slurm_tasks;

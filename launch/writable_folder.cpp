@@ -15,7 +15,8 @@ void require_writable_folder(const std::filesystem::path& folder) {
   namespace fs = std::filesystem;
   std::error_code error;
   fs::path existing = fs::absolute(folder.empty() ? fs::path(".") : folder);
-  while (!fs::exists(fs::symlink_status(existing, error)) && existing.has_relative_path()) existing = existing.parent_path();
+  while (!fs::exists(fs::symlink_status(existing, error)) && existing.has_relative_path())
+    existing = existing.parent_path();
   std::string reason;
   if (!fs::is_directory(existing, error)) {
     reason = "it is not a folder";
@@ -24,8 +25,8 @@ void require_writable_folder(const std::filesystem::path& folder) {
   } else {
     return;
   }
-  throw trainer::RunError(
-      fmt::format("cannot write in {}: {} ({}); choose another folder or change its permissions", folder.string(), existing.string(), reason));
+  throw trainer::RunError(fmt::format("cannot write in {}: {} ({}); choose another folder or change its permissions",
+                                      folder.string(), existing.string(), reason));
 }
 
 }  // namespace perrin::launch

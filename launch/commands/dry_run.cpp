@@ -7,21 +7,25 @@
 namespace perrin::launch {
 namespace {
 
-std::string mebibytes(std::int64_t bytes) { return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1024.0 * 1024.0)); }
+std::string mebibytes(std::int64_t bytes) {
+  return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1024.0 * 1024.0));
+}
 
 }  // namespace
 
-std::string dry_run_report(const trainer::Config& config, const trainer::Estimate& estimate, std::uint64_t images, const data::ImageShape& shape,
-                           int ranks) {
+std::string dry_run_report(const trainer::Config& config, const trainer::Estimate& estimate, std::uint64_t images,
+                           const data::ImageShape& shape, int ranks) {
   const auto& e = estimate;
   const double steps_per_epoch = static_cast<double>(images) / static_cast<double>(config.train.batch_size);
   std::string text = resolved_toml(config) + "\n";
-  text += fmt::format("# {} parameters in {} tensors, for images of {}x{}x{}\n", e.parameters, e.tensors, shape.channels, shape.height, shape.width);
-  text += fmt::format("# memory of each rank: {} (weights {}, gradients {}, Adam {}, EMA {}), and the activations of {} images\n",
-                      mebibytes(e.weight_bytes + e.gradient_bytes + e.adam_bytes + e.ema_bytes), mebibytes(e.weight_bytes),
-                      mebibytes(e.gradient_bytes), mebibytes(e.adam_bytes), mebibytes(e.ema_bytes), e.micro_batch);
-  text += fmt::format("# step: {} images on {} rank{}, at most {} each and {} in one forward pass\n", config.train.batch_size, ranks,
-                      ranks == 1 ? "" : "s", e.images_per_rank, e.micro_batch);
+  text += fmt::format("# {} parameters in {} tensors, for images of {}x{}x{}\n", e.parameters, e.tensors,
+                      shape.channels, shape.height, shape.width);
+  text += fmt::format(
+      "# memory of each rank: {} (weights {}, gradients {}, Adam {}, EMA {}), and the activations of {} images\n",
+      mebibytes(e.weight_bytes + e.gradient_bytes + e.adam_bytes + e.ema_bytes), mebibytes(e.weight_bytes),
+      mebibytes(e.gradient_bytes), mebibytes(e.adam_bytes), mebibytes(e.ema_bytes), e.micro_batch);
+  text += fmt::format("# step: {} images on {} rank{}, at most {} each and {} in one forward pass\n",
+                      config.train.batch_size, ranks, ranks == 1 ? "" : "s", e.images_per_rank, e.micro_batch);
   text += fmt::format("# data: {} images, {} of pixels; {:.1f} steps an epoch, {:.2f} epochs in {} steps\n", images,
                       mebibytes(static_cast<std::int64_t>(images * shape.bytes())), steps_per_epoch,
                       static_cast<double>(config.train.steps) / steps_per_epoch, config.train.steps);

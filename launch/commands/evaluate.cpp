@@ -23,17 +23,19 @@ struct EvaluateArguments {
 
 ExitCode evaluate(const EvaluateArguments& arguments, Session& session) {
   const StoredRun run = find_run(arguments.source, {});
-  const std::filesystem::path folder = arguments.heldout.empty() ? std::filesystem::path(run.config.data.heldout) : arguments.heldout;
+  const std::filesystem::path folder =
+      arguments.heldout.empty() ? std::filesystem::path(run.config.data.heldout) : arguments.heldout;
   if (folder.empty()) throw UsageError("the run has no held-out dataset; name one with --heldout DIR");
   const data::Dataset heldout(folder);
   if (heldout.shape() != run.manifest.origin.image_shape) {
-    throw data::DataError(folder, "has images of another shape than the model was trained on; prepare it like the training dataset");
+    throw data::DataError(
+        folder, "has images of another shape than the model was trained on; prepare it like the training dataset");
   }
   comm::World& world = session.start_world(world_options(run.config.distributed, /*require_all_slurm_tasks=*/false));
   const at::Device device = bind_device(run.config.distributed, world);
-  const Predictor predictor = load_predictor(run, arguments.source.weights, device);
-  const trainer::HeldoutLoss result =
-      trainer::evaluate_heldout(predictor.model, predictor.process, heldout, run.config.evaluate, world.control(), device);
+  const Predictor predictor = load_predictor(run, weights_of(arguments.source), device);
+  const trainer::HeldoutLoss result = trainer::evaluate_heldout(predictor.model, predictor.process, heldout,
+                                                                run.config.evaluate, world.control(), device);
   if (!world.is_root()) return ExitCode::ok;
   const std::int64_t step = run.manifest.progress.step;
   if (arguments.json) {
@@ -57,7 +59,8 @@ Command evaluate_command(CLI::App& program) {
   CLI::App* app = program.add_subcommand("evaluate", "Measure the held-out loss of a checkpoint");
   const auto arguments = std::make_shared<EvaluateArguments>();
   add_source_options(*app, arguments->source);
-  app->add_option("--heldout", arguments->heldout, "Dataset to measure on (default: data.heldout of the run)")->type_name("DIR");
+  app->add_option("--heldout", arguments->heldout, "Dataset to measure on (default: data.heldout of the run)")
+      ->type_name("DIR");
   app->add_flag("--json", arguments->json, "Print JSON");
   add_device_options(*app, arguments->source);
   app->footer(

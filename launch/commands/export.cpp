@@ -19,10 +19,10 @@ struct ExportArguments {
 ExitCode export_model(const ExportArguments& arguments) {
   const StoredRun run = find_run(arguments.source, {});
   require_writable_folder(arguments.output.parent_path());
-  const trainer::StoredModel stored = trainer::load_model(run.checkpoint, arguments.source.weights);
+  const trainer::StoredModel stored = trainer::load_model(run.checkpoint, weights_of(arguments.source));
   const std::string step = std::to_string(run.manifest.progress.step);
-  trainer::export_diffusers(arguments.output, run.config.model, run.config.diffusion, run.manifest.origin.image_shape, stored.weights,
-                            {{"perrin_weights", stored.weights_name}, {"perrin_step", step}});
+  trainer::export_diffusers(arguments.output, run.config.model, run.config.diffusion, run.manifest.origin.image_shape,
+                            stored.weights, {{"perrin_weights", stored.weights_name}, {"perrin_step", step}});
   spdlog::info("{}: {} at step {} as a diffusers folder", arguments.output.string(), stored.weights_name, step);
   return ExitCode::ok;
 }

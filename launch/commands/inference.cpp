@@ -2,24 +2,28 @@
 
 #include <ATen/ATen.h>
 
-#include <map>
-
 #include "trainer/checkpoint/checkpoint_error.hpp"
 
 namespace perrin::launch {
 
+trainer::WeightsChoice weights_of(const InferenceArguments& arguments) {
+  return arguments.weights == "raw" ? trainer::WeightsChoice::raw : trainer::WeightsChoice::ema;
+}
+
 void add_source_options(CLI::App& app, InferenceArguments& arguments) {
-  app.add_option("SOURCE", arguments.source, "A run folder (its newest checkpoint) or a checkpoint folder")->required()->type_name("RUN|CHECKPOINT");
-  const std::map<std::string, trainer::WeightsChoice> choices = {{"ema", trainer::WeightsChoice::ema}, {"raw", trainer::WeightsChoice::raw}};
-  app.add_option("--weights", arguments.weights, "The first of ema.decays, or the weights as the optimizer left them (default: ema)")
-      ->transform(CLI::Transformer(choices).description(""))
-      ->check(CLI::IsMember(choices).description(""))
-      ->type_name("ema|raw");
+  app.add_option("SOURCE", arguments.source, "A run folder (its newest checkpoint) or a checkpoint folder")
+      ->required()
+      ->type_name("RUN|CHECKPOINT");
+  app.add_option("--weights", arguments.weights, "The first of ema.decays, or the weights as the optimizer left them")
+      ->check(CLI::IsMember({"ema", "raw"}).description(""))
+      ->type_name("ema|raw")
+      ->capture_default_str();
 }
 
 void add_device_options(CLI::App& app, InferenceArguments& arguments) {
   app.add_option("--device", arguments.device, "Where to compute")->type_name("auto|cpu|cuda")->capture_default_str();
-  app.add_option("--threads", arguments.threads, "Threads of each rank on the CPU; 0: its share of the cores")->capture_default_str();
+  app.add_option("--threads", arguments.threads, "Threads of each rank on the CPU; 0: its share of the cores")
+      ->capture_default_str();
 }
 
 StoredRun find_run(const InferenceArguments& arguments, std::vector<Override> overrides) {
@@ -37,13 +41,15 @@ Predictor load_predictor(const StoredRun& run, trainer::WeightsChoice weights, a
   trainer::StoredModel stored = trainer::load_model(run.checkpoint, weights);
   const trainer::ParameterLookup lookup = [&](const std::string& name) {
     const auto found = stored.weights.find(name);
-    if (found == stored.weights.end()) throw trainer::CheckpointError(run.checkpoint, "lacks the parameter '" + name + "' of its own model");
+    if (found == stored.weights.end())
+      throw trainer::CheckpointError(run.checkpoint, "lacks the parameter '" + name + "' of its own model");
     // Convolutions as the arena keeps them, so that a picture drawn while training and one drawn later are the same.
     const auto format = found->second.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
     return found->second.to(device).contiguous(format);
   };
   trainer::UNet model(run.config.model, run.manifest.origin.image_shape, lookup);
-  return {std::move(stored), trainer::DiffusionProcess(trainer::NoiseSchedule(run.config.diffusion), device), std::move(model)};
+  return {std::move(stored), trainer::DiffusionProcess(trainer::NoiseSchedule(run.config.diffusion), device),
+          std::move(model)};
 }
 
 }  // namespace perrin::launch

@@ -16,10 +16,13 @@ namespace perrin::launch {
 /// What every command that runs a trained model is told.
 struct InferenceArguments {
   std::filesystem::path source;  ///< run or checkpoint
-  trainer::WeightsChoice weights = trainer::WeightsChoice::ema;
+  std::string weights = "ema";
   std::string device = "auto";
   std::int64_t threads = 0;
 };
+
+/// The value of --weights.
+trainer::WeightsChoice weights_of(const InferenceArguments& arguments);
 
 /// Adds RUN|CHECKPOINT and --weights.
 void add_source_options(CLI::App& app, InferenceArguments& arguments);

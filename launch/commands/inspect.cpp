@@ -68,7 +68,8 @@ std::string as_text(const Json& json, const std::string& indent = "") {
 }
 
 ExitCode inspect(const InspectArguments& arguments) {
-  const Json json = is_dataset(arguments.path) ? inspect_dataset(arguments.path) : Json(trainer::inspect_checkpoint(arguments.path));
+  const Json json =
+      is_dataset(arguments.path) ? inspect_dataset(arguments.path) : Json(trainer::inspect_checkpoint(arguments.path));
   fmt::print("{}", arguments.json ? json.dump(2) + "\n" : as_text(json));
   return ExitCode::ok;
 }
@@ -76,9 +77,12 @@ ExitCode inspect(const InspectArguments& arguments) {
 }  // namespace
 
 Command inspect_command(CLI::App& program) {
-  CLI::App* app = program.add_subcommand("inspect", "Say what a run, a checkpoint or a dataset holds, with its SHA-256 sums");
+  CLI::App* app =
+      program.add_subcommand("inspect", "Say what a run, a checkpoint or a dataset holds, with its SHA-256 sums");
   const auto arguments = std::make_shared<InspectArguments>();
-  app->add_option("PATH", arguments->path, "A run folder (its newest checkpoint), a checkpoint or a dataset")->required()->type_name("DIR");
+  app->add_option("PATH", arguments->path, "A run folder (its newest checkpoint), a checkpoint or a dataset")
+      ->required()
+      ->type_name("DIR");
   app->add_flag("--json", arguments->json, "Print JSON");
   app->footer(
       "A checkpoint is verified first: every file must have the length and SHA-256 that its manifest says.\n"

@@ -28,7 +28,8 @@ std::vector<Override> overrides_of(const SampleArguments& arguments) {
   std::vector<Override> overrides;
   if (!arguments.grid.empty()) {
     const auto cross = arguments.grid.find('x');
-    if (cross == std::string::npos) throw UsageError("--grid is ROWSxCOLUMNS, such as 8x8, not '" + arguments.grid + "'");
+    if (cross == std::string::npos)
+      throw UsageError("--grid is ROWSxCOLUMNS, such as 8x8, not '" + arguments.grid + "'");
     overrides.push_back({"sample.rows", arguments.grid.substr(0, cross)});
     overrides.push_back({"sample.columns", arguments.grid.substr(cross + 1)});
   }
@@ -44,15 +45,17 @@ ExitCode sample(const SampleArguments& arguments, Session& session) {
   require_writable_folder(arguments.output.parent_path());
   comm::World& world = session.start_world(world_options(run.config.distributed, /*require_all_slurm_tasks=*/false));
   const at::Device device = bind_device(run.config.distributed, world);
-  const Predictor predictor = load_predictor(run, arguments.source.weights, device);
+  const Predictor predictor = load_predictor(run, weights_of(arguments.source), device);
   const at::Tensor images =
       trainer::sample_images(predictor.model, predictor.process, run.config.sample, run.config.diffusion.variance_type,
                              run.manifest.origin.image_shape, world.control(), device);
   if (world.is_root()) {
+    std::filesystem::create_directories(std::filesystem::absolute(arguments.output).parent_path());
     trainer::write_png(arguments.output, trainer::make_grid(images, run.config.sample.rows, run.config.sample.columns));
     spdlog::info("{}: {} images by {} from {} (step {})", arguments.output.string(), images.size(0),
-                 run.config.sample.sampler == trainer::Sampler::ddim ? fmt::format("DDIM in {} steps", run.config.sample.steps)
-                                                                     : std::string("the ancestral sampler"),
+                 run.config.sample.sampler == trainer::Sampler::ddim
+                     ? fmt::format("DDIM in {} steps", run.config.sample.steps)
+                     : std::string("the ancestral sampler"),
                  predictor.stored.weights_name, run.manifest.progress.step);
   }
   return ExitCode::ok;
@@ -64,12 +67,18 @@ Command sample_command(CLI::App& program) {
   CLI::App* app = program.add_subcommand("sample", "Draw a grid of images from a trained model");
   const auto arguments = std::make_shared<SampleArguments>();
   add_source_options(*app, arguments->source);
-  app->add_option("--output", arguments->output, "PNG file; its folder must exist or be makeable")->required()->type_name("FILE.png");
-  app->add_option("--grid", arguments->grid, "Rows and columns (default: sample.rows and sample.columns of the run)")->type_name("8x8");
+  app->add_option("--output", arguments->output, "PNG file; its folder is made if need be")
+      ->required()
+      ->type_name("FILE.png");
+  app->add_option("--grid", arguments->grid, "Rows and columns (default: sample.rows and sample.columns of the run)")
+      ->type_name("8x8");
   app->add_option("--sampler", arguments->sampler, "(default: sample.sampler of the run)")->type_name("ancestral|ddim");
-  app->add_option("--steps", arguments->steps, "Timesteps that DDIM visits (default: sample.steps of the run)")->type_name("N");
+  app->add_option("--steps", arguments->steps, "Timesteps that DDIM visits (default: sample.steps of the run)")
+      ->type_name("N");
   app->add_option("--eta", arguments->eta, "Noise of DDIM, 0 to 1 (default: sample.eta of the run)")->type_name("X");
-  app->add_option("--seed", arguments->seed, "Key of the noise that samples start from (default: sample.seed of the run)")->type_name("N");
+  app->add_option("--seed", arguments->seed,
+                  "Key of the noise that samples start from (default: sample.seed of the run)")
+      ->type_name("N");
   add_device_options(*app, arguments->source);
   app->footer(
       "Image i depends on the seed and i alone, not on the number of ranks.\n"

@@ -48,25 +48,30 @@ class Preflight {
 
   const trainer::Config& config() const { return config_; }
   const std::string& place() const { return place_; }
-  std::string report(int ranks) const { return dry_run_report(config_, estimate_, manifest_.n, manifest_.shape, ranks); }
+  std::string report(int ranks) const {
+    return dry_run_report(config_, estimate_, manifest_.n, manifest_.shape, ranks);
+  }
 
  private:
   /// A run that has a checkpoint goes on, and only some keys may have changed; one without has nothing to lose.
   void compare_with_stored_run() const {
     const trainer::RunPaths paths(config_.run.directory);
     std::error_code error;
-    if (!std::filesystem::exists(paths.config(), error) || trainer::list_checkpoints(paths.checkpoints()).empty()) return;
+    if (!std::filesystem::exists(paths.config(), error) || trainer::list_checkpoints(paths.checkpoints()).empty())
+      return;
     refuse_changes_on_resume(read_config(paths.config()), config_, paths.config());
   }
 
   void look_at_datasets() {
     if (config_.data.train.empty()) {
-      throw ConfigError(place_, "data.train",
-                        "'data.train' is empty: name a dataset folder made by `perrin prepare`, here or with --data.train=DIR");
+      throw ConfigError(
+          place_, "data.train",
+          "'data.train' is empty: name a dataset folder made by `perrin prepare`, here or with --data.train=DIR");
     }
     manifest_ = data::read_manifest(config_.data.train);
     if (!config_.data.heldout.empty() && data::read_manifest(config_.data.heldout).shape != manifest_.shape) {
-      throw data::DataError(config_.data.heldout, "has images of another shape than " + config_.data.train + "; prepare both in the same way");
+      throw data::DataError(config_.data.heldout, "has images of another shape than " + config_.data.train +
+                                                      "; prepare both in the same way");
     }
   }
 
@@ -99,8 +104,8 @@ ExitCode train(const TrainArguments& arguments, Session& session) {
   const trainer::TrainOutcome outcome = trainer::train(config, resolved_toml(config), world, device);
   const bool finished = outcome.reason == trainer::StopReason::finished;
   if (world.is_root()) {
-    spdlog::info("{} at step {} of {}; checkpoint {}", finished ? "finished" : "train.max_minutes are over", outcome.step, config.train.steps,
-                 outcome.checkpoint.string());
+    spdlog::info("{} at step {} of {}; checkpoint {}", finished ? "finished" : "train.max_minutes are over",
+                 outcome.step, config.train.steps, outcome.checkpoint.string());
     if (!finished) spdlog::info("the same command goes on from there");
   }
   return finished ? ExitCode::ok : ExitCode::unfinished;
@@ -128,8 +133,11 @@ Command train_command(CLI::App& program, const std::vector<Override>& overrides)
   CLI::App* app = program.add_subcommand("train", "Train a model, or go on with a run");
   const auto arguments = std::make_shared<TrainArguments>();
   arguments->overrides = overrides;
-  app->add_option("CONFIG", arguments->config, "TOML file; docs/configuration.md lists its keys")->required()->type_name("FILE");
-  app->add_flag("--dry-run", arguments->dry_run, "Print the resolved configuration and what the run will need; start nothing");
+  app->add_option("CONFIG", arguments->config, "TOML file; docs/configuration.md lists its keys")
+      ->required()
+      ->type_name("FILE");
+  app->add_flag("--dry-run", arguments->dry_run,
+                "Print the resolved configuration and what the run will need; start nothing");
   app->allow_extras();
   app->footer(
       "Any key may be overridden: --section.key=value. The same command goes on with the run in run.directory.\n"

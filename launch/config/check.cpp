@@ -15,8 +15,8 @@ void check_model(const trainer::ModelConfig& model, const PlaceOf& place_of) {
   for (const std::int64_t channels : model.block_out_channels) {
     if (channels % model.norm_num_groups != 0) {
       throw ConfigError(place_of(channels_key), channels_key,
-                        "'" + channels_key + "' holds " + text(channels) + ", which model.norm_num_groups = " +
-                            text(model.norm_num_groups) + " does not divide");
+                        "'" + channels_key + "' holds " + text(channels) +
+                            ", which model.norm_num_groups = " + text(model.norm_num_groups) + " does not divide");
     }
     if (model.attention_head_dim > 0 && channels % model.attention_head_dim != 0) {
       throw ConfigError(place_of(channels_key), channels_key,
@@ -38,8 +38,8 @@ void check_consistency(const trainer::Config& config, const PlaceOf& place_of) {
   const auto& diffusion = config.diffusion;
   if (diffusion.beta_start > diffusion.beta_end) {
     throw ConfigError(place_of("diffusion.beta_end"), "diffusion.beta_end",
-                      "'diffusion.beta_end' = " + to_toml(diffusion.beta_end) + " is below diffusion.beta_start = " +
-                          to_toml(diffusion.beta_start));
+                      "'diffusion.beta_end' = " + to_toml(diffusion.beta_end) +
+                          " is below diffusion.beta_start = " + to_toml(diffusion.beta_start));
   }
   if (config.train.micro_batch > config.train.batch_size) {
     throw ConfigError(place_of("train.micro_batch"), "train.micro_batch",
@@ -63,8 +63,8 @@ void check_attention_resolutions(const trainer::ModelConfig& model, std::int64_t
   for (const std::int64_t resolution : model.attention_resolutions) {
     if (std::find(heights.begin(), heights.end(), resolution) == heights.end()) {
       throw ConfigError(place, "model.attention_resolutions",
-                        "'model.attention_resolutions' holds " + text(resolution) + ", but the levels have the heights " +
-                            to_toml(heights));
+                        "'model.attention_resolutions' holds " + text(resolution) +
+                            ", but the levels have the heights " + to_toml(heights));
     }
   }
 }

@@ -23,13 +23,20 @@ std::string to_string(const Range& range) {
 
 std::string_view describe(KeyType type) {
   switch (type) {
-    case KeyType::boolean: return "true or false";
-    case KeyType::integer: return "an integer";
-    case KeyType::number: return "a number";
-    case KeyType::text: return "a string";
-    case KeyType::choice: return "one of its choices, as a string";
-    case KeyType::integers: return "a list of integers";
-    case KeyType::numbers: return "a list of numbers";
+    case KeyType::boolean:
+      return "true or false";
+    case KeyType::integer:
+      return "an integer";
+    case KeyType::number:
+      return "a number";
+    case KeyType::text:
+      return "a string";
+    case KeyType::choice:
+      return "one of its choices, as a string";
+    case KeyType::integers:
+      return "a list of integers";
+    case KeyType::numbers:
+      return "a list of numbers";
   }
   return "";
 }

@@ -99,9 +99,10 @@ void add_run(std::vector<Key>& keys) {
 }
 
 void add_data(std::vector<Key>& keys) {
-  keys.push_back(Entry("data.train", &Config::data, &DataConfig::train,
-                       "Folder of the training dataset, made by `perrin prepare`. A resumed run checks its fingerprint.")
-                     .changeable());
+  keys.push_back(
+      Entry("data.train", &Config::data, &DataConfig::train,
+            "Folder of the training dataset, made by `perrin prepare`. A resumed run checks its fingerprint.")
+          .changeable());
   keys.push_back(Entry("data.heldout", &Config::data, &DataConfig::heldout,
                        "Folder of the held-out dataset; empty: no held-out loss.")
                      .changeable());
@@ -144,9 +145,9 @@ void add_diffusion(std::vector<Key>& keys) {
   keys.push_back(Entry("diffusion.beta_start", &Config::diffusion, &DiffusionConfig::beta_start,
                        "First beta of the linear schedule.")
                      .in({.least = 0, .most = 1, .above_least = true, .below_most = true}));
-  keys.push_back(Entry("diffusion.beta_end", &Config::diffusion, &DiffusionConfig::beta_end,
-                       "Last beta of the linear schedule.")
-                     .in({.least = 0, .most = 1, .above_least = true, .below_most = true}));
+  keys.push_back(
+      Entry("diffusion.beta_end", &Config::diffusion, &DiffusionConfig::beta_end, "Last beta of the linear schedule.")
+          .in({.least = 0, .most = 1, .above_least = true, .below_most = true}));
   keys.push_back(Entry("diffusion.variance_type", &Config::diffusion, &DiffusionConfig::variance_type,
                        {{"fixed_small", VarianceType::fixed_small}, {"fixed_large", VarianceType::fixed_large}},
                        "Variance of the reverse steps: the posterior's (fixed_small) or beta_t (fixed_large)."));
@@ -156,9 +157,9 @@ void add_train(std::vector<Key>& keys) {
   keys.push_back(Entry("train.steps", &Config::train, &TrainConfig::steps, "Steps after which the run is finished.")
                      .in(between(1, 1 << 24))  // the keys of random numbers hold 24 bits of step
                      .changeable());
-  keys.push_back(Entry("train.batch_size", &Config::train, &TrainConfig::batch_size,
-                       "Images of one step, of all ranks together.")
-                     .in(at_least(1)));
+  keys.push_back(
+      Entry("train.batch_size", &Config::train, &TrainConfig::batch_size, "Images of one step, of all ranks together.")
+          .in(at_least(1)));
   keys.push_back(Entry("train.micro_batch", &Config::train, &TrainConfig::micro_batch,
                        "Most images in one forward pass of one rank, to save memory; 0: the rank's whole share.")
                      .in(at_least(0))
@@ -181,14 +182,14 @@ void add_train(std::vector<Key>& keys) {
 }
 
 void add_optimizer(std::vector<Key>& keys) {
-  keys.push_back(Entry("optimizer.lr", &Config::optimizer, &OptimizerConfig::lr, "Learning rate after the warm-up.")
-                     .in(above(0)));
-  keys.push_back(Entry("optimizer.beta1", &Config::optimizer, &OptimizerConfig::beta1,
-                       "Adam's decay of the mean of the gradient.")
-                     .in(fraction()));
-  keys.push_back(Entry("optimizer.beta2", &Config::optimizer, &OptimizerConfig::beta2,
-                       "Adam's decay of the mean of its square.")
-                     .in(fraction()));
+  keys.push_back(
+      Entry("optimizer.lr", &Config::optimizer, &OptimizerConfig::lr, "Learning rate after the warm-up.").in(above(0)));
+  keys.push_back(
+      Entry("optimizer.beta1", &Config::optimizer, &OptimizerConfig::beta1, "Adam's decay of the mean of the gradient.")
+          .in(fraction()));
+  keys.push_back(
+      Entry("optimizer.beta2", &Config::optimizer, &OptimizerConfig::beta2, "Adam's decay of the mean of its square.")
+          .in(fraction()));
   keys.push_back(Entry("optimizer.eps", &Config::optimizer, &OptimizerConfig::eps,
                        "Adam's epsilon, which keeps the denominator from 0.")
                      .in(above(0)));
@@ -306,7 +307,9 @@ const std::vector<Section>& section_table() {
   static const std::vector<Section> sections = {
       {"run", "Where a run lives and what its randomness is keyed by."},
       {"data", "The datasets."},
-      {"model", "A U-Net of the DDPM family, in the words of diffusers' UNet2DModel; image size and channels are the dataset's."},
+      {"model",
+       "A U-Net of the DDPM family, in the words of diffusers' UNet2DModel; image size and channels are the "
+       "dataset's."},
       {"diffusion", "The forward process, and the variance of the reverse one."},
       {"train", "What a run does and when."},
       {"optimizer", "Adam with a global-norm clip."},

@@ -1,12 +1,13 @@
 #include "launch/config/read.hpp"
 
+#include <toml++/toml.h>
+
 #include <cerrno>
 #include <cmath>
 #include <cstring>
 #include <fstream>
 #include <map>
 #include <sstream>
-#include <toml++/toml.h>
 
 #include "launch/config/check.hpp"
 #include "launch/config/key_table.hpp"
@@ -100,8 +101,8 @@ class Assembly {
   }
 
   [[noreturn]] static void refuse_type(const Key& key, const toml::node& node, const std::string& place) {
-    const std::string wanted = key.type == KeyType::choice ? "one of " + list_of(key.choices, "\"")
-                                                           : std::string(describe(key.type));
+    const std::string wanted =
+        key.type == KeyType::choice ? "one of " + list_of(key.choices, "\"") : std::string(describe(key.type));
     refuse(key, place, "must be " + wanted + ", got " + found(node));
   }
 
@@ -151,8 +152,9 @@ class Assembly {
       if (choice == text) return text;
     }
     const std::string nearest = nearest_name(text, key.choices);
-    refuse(key, place, "must be one of " + list_of(key.choices, "\"") + ", got " + to_toml(Value(text)) +
-                           (nearest.empty() ? "" : "; did you mean \"" + nearest + "\"?"));
+    refuse(key, place,
+           "must be one of " + list_of(key.choices, "\"") + ", got " + to_toml(Value(text)) +
+               (nearest.empty() ? "" : "; did you mean \"" + nearest + "\"?"));
   }
 
   template <class Entry>
@@ -171,12 +173,18 @@ class Assembly {
       case KeyType::boolean:
         if (const auto* value = node.as_boolean()) return value->get();
         refuse_type(key, node, place);
-      case KeyType::integer: return integer_of(key, node, place);
-      case KeyType::number: return number_of(key, node, place);
-      case KeyType::text: return text_of(key, node, place);
-      case KeyType::choice: return choice_of(key, node, place);
-      case KeyType::integers: return list_of_entries(key, node, place, &integer_of);
-      case KeyType::numbers: return list_of_entries(key, node, place, &number_of);
+      case KeyType::integer:
+        return integer_of(key, node, place);
+      case KeyType::number:
+        return number_of(key, node, place);
+      case KeyType::text:
+        return text_of(key, node, place);
+      case KeyType::choice:
+        return choice_of(key, node, place);
+      case KeyType::integers:
+        return list_of_entries(key, node, place, &integer_of);
+      case KeyType::numbers:
+        return list_of_entries(key, node, place, &number_of);
     }
     throw std::logic_error("a key has no type");
   }
@@ -207,7 +215,8 @@ void read_document(Assembly& assembly, std::string_view toml, const std::string&
       const std::string where = at_line(place, name.source());
       if (is_section(section)) {
         if (!node.is_table()) {
-          throw ConfigError(where, section, "'" + section + "' is a section: write [" + section + "], got " + found(node));
+          throw ConfigError(where, section,
+                            "'" + section + "' is a section: write [" + section + "], got " + found(node));
         }
         read_section(assembly, section, *node.as_table(), place);
       } else if (node.is_table()) {
@@ -225,7 +234,8 @@ void read_document(Assembly& assembly, std::string_view toml, const std::string&
   }
 }
 
-/// The value of an override as a TOML document with one entry. A string may come without its quotes: shells take them away.
+/// The value of an override as a TOML document with one entry. A string may come without its quotes: shells take them
+/// away.
 toml::table override_document(const Key& key, const Override& override) {
   const bool is_text = key.type == KeyType::text || key.type == KeyType::choice;
   const bool is_quoted = !override.value.empty() && (override.value.front() == '"' || override.value.front() == '\'');
@@ -290,8 +300,7 @@ std::vector<Override> take_overrides(std::vector<std::string>& arguments) {
     } else if (i + 1 < arguments.size() && !arguments[i + 1].starts_with("--")) {
       override.value = arguments[++i];
     } else {
-      throw ConfigError(kCommandLine, override.name,
-                        "'" + option + "' needs a value: write " + option + "=VALUE");
+      throw ConfigError(kCommandLine, override.name, "'" + option + "' needs a value: write " + option + "=VALUE");
     }
     overrides.push_back(std::move(override));
   }

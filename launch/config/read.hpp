@@ -18,7 +18,8 @@ struct Override {
 
 /// Reads a configuration from TOML, then the overrides in their order; keys that neither names keep their defaults.
 /// @param place  what error messages call the text: its file name
-/// @throws ConfigError with file and line (or "command line") for text that is not TOML, an unknown section or key (with the
+/// @throws ConfigError with file and line (or "command line") for text that is not TOML, an unknown section or key
+/// (with the
 ///         nearest valid name), a value of the wrong type or out of range, and values that do not fit together
 trainer::Config read_config_text(std::string_view toml, const std::string& place,
                                  const std::vector<Override>& overrides = {});

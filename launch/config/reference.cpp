@@ -7,14 +7,17 @@ namespace {
 
 std::string accepted(const Key& key) {
   switch (key.type) {
-    case KeyType::boolean: return "`true` or `false`";
-    case KeyType::text: return key.may_be_empty ? "string" : "string, not empty";
+    case KeyType::boolean:
+      return "`true` or `false`";
+    case KeyType::text:
+      return key.may_be_empty ? "string" : "string, not empty";
     case KeyType::choice: {
       std::string text;
       for (const std::string& choice : key.choices) text += (text.empty() ? "`\"" : ", `\"") + choice + "\"`";
       return text;
     }
-    default: break;
+    default:
+      break;
   }
   std::string text(describe(key.type));
   text.erase(0, text.find(' ') + 1);  // the article
@@ -31,14 +34,18 @@ std::string configuration_reference() {
   std::string text =
       "# Configuration\n"
       "\n"
-      "<!-- Made from launch/config/key_table.cpp by `cmake --build BUILD --target configuration_docs`; do not edit. -->\n"
+      "<!-- Made from launch/config/key_table.cpp by `cmake --build BUILD --target configuration_docs`; do not edit. "
+      "-->\n"
       "\n"
-      "`perrin train CONFIG.toml` reads a TOML file with the sections below. A key that the file leaves out has its default; an\n"
-      "unknown key, a wrong type or a value out of range is an error that names file, line and the nearest valid name.\n"
+      "`perrin train CONFIG.toml` reads a TOML file with the sections below. A key that the file leaves out has its "
+      "default; an\n"
+      "unknown key, a wrong type or a value out of range is an error that names file, line and the nearest valid "
+      "name.\n"
       "`--section.key=value` on the command line overrides the file, for example `--optimizer.lr=1e-4` or\n"
       "`--ema.decays=[0.99,0.999]`. `perrin train CONFIG.toml --dry-run` prints the result and starts nothing.\n"
       "\n"
-      "The resolved configuration is stored as `config.toml` in the folder of the run. The same command goes on with an existing\n"
+      "The resolved configuration is stored as `config.toml` in the folder of the run. The same command goes on with "
+      "an existing\n"
       "run; the last column says which keys may then have another value. A change of any other is refused.\n";
   const trainer::Config defaults;
   for (const Section& section : section_table()) {

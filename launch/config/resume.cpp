@@ -23,7 +23,8 @@ void refuse_changes_on_resume(const trainer::Config& before, const trainer::Conf
   for (const KeyChange& change : changes) {
     message += "  " + change.name + ": was " + change.before + ", now " + change.after + "\n";
   }
-  message += "Keep the old values, or start a new run with another run.directory. These may change when a run goes on:\n ";
+  message +=
+      "Keep the old values, or start a new run with another run.directory. These may change when a run goes on:\n ";
   std::size_t column = 1;
   for (const Key& key : key_table()) {
     if (!key.may_change_on_resume) continue;

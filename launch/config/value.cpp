@@ -16,7 +16,8 @@ std::string text_of(double value) {
   std::array<char, 32> buffer{};
   const auto end = std::to_chars(buffer.data(), buffer.data() + buffer.size(), value).ptr;
   std::string text(buffer.data(), end);
-  if (const auto exponent = text.find('e'); exponent != std::string::npos) {  // 1e-04 is customarily 1e-4, and 1e+05 is 1e5
+  if (const auto exponent = text.find('e');
+      exponent != std::string::npos) {  // 1e-04 is customarily 1e-4, and 1e+05 is 1e5
     const auto sign = exponent + 1;
     const auto digits = sign + 1;
     text.erase(digits, std::min(text.find_first_not_of('0', digits), text.size() - 1) - digits);

@@ -32,7 +32,8 @@ TEST(ReadConfig, AnEmptyTextGivesTheDefaults) {
 
 TEST(ReadConfig, EveryKindOfValueArrives) {
   const trainer::Config config = read_config_text(
-      "run.directory = 'a b'\n[data]\nhorizontal_flip = true\n[model]\nblock_out_channels = [32, 64]\nnorm_num_groups = 8\n"
+      "run.directory = 'a b'\n[data]\nhorizontal_flip = true\n[model]\nblock_out_channels = [32, 64]\nnorm_num_groups "
+      "= 8\n"
       "[train]\nsteps = 1_000\n[optimizer]\nlr = 1\nschedule = \"cosine\"\n[ema]\ndecays = [0.5, 0]\n",
       "run.toml");
   EXPECT_EQ(config.run.directory, "a b");
@@ -63,29 +64,40 @@ INSTANTIATE_TEST_SUITE_P(
                 "run.toml:2: unknown key 'train.bathc_size'; did you mean 'train.batch_size'?"},
         BadText{"LongForm", "[optimizer]\nlearning_rate = 1e-4\n",
                 "run.toml:2: unknown key 'optimizer.learning_rate'; did you mean 'optimizer.lr'?"},
-        BadText{"WrongSection", "[train]\nlr = 1e-4\n", "run.toml:2: unknown key 'train.lr'; did you mean 'optimizer.lr'?"},
-        BadText{"NoSection", "batch_size = 3\n", "run.toml:1: unknown key 'batch_size'; did you mean 'train.batch_size'?"},
+        BadText{"WrongSection", "[train]\nlr = 1e-4\n",
+                "run.toml:2: unknown key 'train.lr'; did you mean 'optimizer.lr'?"},
+        BadText{"NoSection", "batch_size = 3\n",
+                "run.toml:1: unknown key 'batch_size'; did you mean 'train.batch_size'?"},
         BadText{"KeyNearNothing", "[ema]\nxylophone = 3\n",
                 "run.toml:2: unknown key 'ema.xylophone'; the keys of [ema] are decays, warmup"},
-        BadText{"UnknownSection", "[optimiser]\nlr = 1e-4\n", "run.toml:1: unknown section [optimiser]; did you mean [optimizer]?"},
-        BadText{"SectionNearNothing", "\n[xylophone]\n", "run.toml:2: unknown section [xylophone]; the sections are run, data"},
+        BadText{"UnknownSection", "[optimiser]\nlr = 1e-4\n",
+                "run.toml:1: unknown section [optimiser]; did you mean [optimizer]?"},
+        BadText{"SectionNearNothing", "\n[xylophone]\n",
+                "run.toml:2: unknown section [xylophone]; the sections are run, data"},
         BadText{"NestedSection", "[optimizer.adam]\nlr = 1e-4\n", "run.toml:1: unknown key 'optimizer.adam'"},
-        BadText{"SectionAsValue", "optimizer = 3\n", "run.toml:1: 'optimizer' is a section: write [optimizer], got the integer 3"},
-        BadText{"SectionAsList", "[[optimizer]]\nlr = 1.0\n", "'optimizer' is a section: write [optimizer], got an array"},
+        BadText{"SectionAsValue", "optimizer = 3\n",
+                "run.toml:1: 'optimizer' is a section: write [optimizer], got the integer 3"},
+        BadText{"SectionAsList", "[[optimizer]]\nlr = 1.0\n",
+                "'optimizer' is a section: write [optimizer], got an array"},
         BadText{"TextForInteger", "[train]\nsteps = \"5\"\n",
                 "run.toml:2: 'train.steps' must be an integer, got the string \"5\""},
         BadText{"NumberForInteger", "[train]\nsteps = 1e5\n",
                 "'train.steps' must be an integer, got the floating-point number 1e5 (as an integer: 100000)"},
-        BadText{"TextForNumber", "[optimizer]\nlr = \"fast\"\n", "'optimizer.lr' must be a number, got the string \"fast\""},
+        BadText{"TextForNumber", "[optimizer]\nlr = \"fast\"\n",
+                "'optimizer.lr' must be a number, got the string \"fast\""},
         BadText{"IntegerForBoolean", "[ema]\nwarmup = 1\n", "'ema.warmup' must be true or false, got the integer 1"},
         BadText{"IntegerForText", "[run]\ndirectory = 1\n", "'run.directory' must be a string, got the integer 1"},
         BadText{"IntegerForChoice", "[optimizer]\nschedule = 1\n",
                 "'optimizer.schedule' must be one of \"constant\", \"cosine\", got the integer 1"},
-        BadText{"NumberForList", "[ema]\ndecays = 0.9\n", "'ema.decays' must be a list of numbers, got the floating-point number 0.9"},
-        BadText{"TextInList", "[ema]\ndecays = [0.9, \"a\"]\n", "'ema.decays' must be a list of numbers, got the string \"a\""},
-        BadText{"NumberInIntegers", "[model]\nblock_out_channels = [32.0]\n", "must be a list of integers, got the floating-point"},
+        BadText{"NumberForList", "[ema]\ndecays = 0.9\n",
+                "'ema.decays' must be a list of numbers, got the floating-point number 0.9"},
+        BadText{"TextInList", "[ema]\ndecays = [0.9, \"a\"]\n",
+                "'ema.decays' must be a list of numbers, got the string \"a\""},
+        BadText{"NumberInIntegers", "[model]\nblock_out_channels = [32.0]\n",
+                "must be a list of integers, got the floating-point"},
         BadText{"TableForNumber", "[optimizer.lr]\n", "'optimizer.lr' must be a number, got a table"},
-        BadText{"DateForNumber", "[optimizer]\nlr = 1979-05-27\n", "'optimizer.lr' must be a number, got a date or time"},
+        BadText{"DateForNumber", "[optimizer]\nlr = 1979-05-27\n",
+                "'optimizer.lr' must be a number, got a date or time"},
         BadText{"UnknownChoice", "[optimizer]\nschedule = \"cosin\"\n",
                 "must be one of \"constant\", \"cosine\", got \"cosin\"; did you mean \"cosine\"?"},
         BadText{"BelowRange", "[train]\nbatch_size = 0\n", "run.toml:2: 'train.batch_size' must be at least 1, got 0"},
@@ -95,7 +107,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadText{"NotANumber", "[optimizer]\nlr = nan\n", "'optimizer.lr' must be above 0, got nan"},
         BadText{"Infinite", "[optimizer]\nlr = inf\n", "'optimizer.lr' must be above 0, got inf"},
         BadText{"InfiniteClip", "[optimizer]\nclip_norm = inf\n", "'optimizer.clip_norm' must be at least 0, got inf"},
-        BadText{"RangeOfListEntry", "[ema]\ndecays = [0.9, 1.5]\n", "'ema.decays' must be at least 0 and below 1, got 1.5"},
+        BadText{"RangeOfListEntry", "[ema]\ndecays = [0.9, 1.5]\n",
+                "'ema.decays' must be at least 0 and below 1, got 1.5"},
         BadText{"EmptyList", "[ema]\ndecays = []\n", "'ema.decays' must not be empty"},
         BadText{"EmptyText", "[run]\ndirectory = \"\"\n", "'run.directory' must not be empty"},
         BadText{"ControlCharacter", "[run]\ndirectory = \"a\\nb\"\n", "'run.directory' holds a control character"},
@@ -106,11 +119,14 @@ INSTANTIATE_TEST_SUITE_P(
                 "run.toml:2: 'model.block_out_channels' holds 60, which model.norm_num_groups = 8 does not divide"},
         BadText{"HeadsDoNotDivide", "[model]\nattention_head_dim = 96\n",
                 "run.toml: 'model.block_out_channels' holds 128, which model.attention_head_dim = 96 does not divide"},
-        BadText{"OddEmbedding", "[model]\nblock_out_channels = [3]\nnorm_num_groups = 3\n", "begins with 3; it must be even"},
-        BadText{"BetasFall", "[diffusion]\nbeta_start = 0.03\n", "'diffusion.beta_end' = 0.02 is below diffusion.beta_start = 0.03"},
+        BadText{"OddEmbedding", "[model]\nblock_out_channels = [3]\nnorm_num_groups = 3\n",
+                "begins with 3; it must be even"},
+        BadText{"BetasFall", "[diffusion]\nbeta_start = 0.03\n",
+                "'diffusion.beta_end' = 0.02 is below diffusion.beta_start = 0.03"},
         BadText{"MicroBatchTooLarge", "[train]\nbatch_size = 8\nmicro_batch = 9\n",
                 "run.toml:3: 'train.micro_batch' = 9 is more than train.batch_size = 8"},
-        BadText{"DecayTwice", "[ema]\ndecays = [0.9, 0.9]\n", "run.toml:2: 'ema.decays' = [0.9, 0.9] holds the same decay twice"},
+        BadText{"DecayTwice", "[ema]\ndecays = [0.9, 0.9]\n",
+                "run.toml:2: 'ema.decays' = [0.9, 0.9] holds the same decay twice"},
         BadText{"MoreDdimStepsThanTimesteps", "[diffusion]\ntimesteps = 20\n",
                 "'sample.steps' = 50 is more than diffusion.timesteps = 20"}),
     [](const auto& test) { return test.param.name; });
@@ -168,7 +184,8 @@ TEST(Overrides, AreBlamedForWhatTheyBreak) {
 }
 
 TEST(TakeOverrides, LeavesTheOtherArgumentsInTheirOrder) {
-  std::vector<std::string> arguments = {"train", "--train.steps", "5", "a.toml", "--dry-run", "--run.directory=x=y", "b.c"};
+  std::vector<std::string> arguments = {"train",     "--train.steps",       "5",  "a.toml",
+                                        "--dry-run", "--run.directory=x=y", "b.c"};
   const auto overrides = take_overrides(arguments);
   EXPECT_THAT(arguments, testing::ElementsAre("train", "a.toml", "--dry-run", "b.c"));
   ASSERT_EQ(overrides.size(), 2u);

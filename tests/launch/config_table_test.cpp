@@ -28,13 +28,20 @@ Value another_value(const Key& key) {
   const trainer::Config defaults;
   const Value value = key.get(defaults);
   switch (key.type) {
-    case KeyType::boolean: return !std::get<bool>(value);
-    case KeyType::integer: return std::get<std::int64_t>(value) + 2;
-    case KeyType::number: return std::get<double>(value) * 0.5 + (std::get<double>(value) == 0 ? 0.25 : 0.0);
-    case KeyType::text: return std::get<std::string>(value) + "other \"quoted\" \\ \u00e9";
-    case KeyType::choice: return value == Value(key.choices[0]) ? key.choices[1] : key.choices[0];
-    case KeyType::integers: return std::vector<std::int64_t>{64, 32};
-    case KeyType::numbers: return std::vector<double>{0.1, 0.25};
+    case KeyType::boolean:
+      return !std::get<bool>(value);
+    case KeyType::integer:
+      return std::get<std::int64_t>(value) + 2;
+    case KeyType::number:
+      return std::get<double>(value) * 0.5 + (std::get<double>(value) == 0 ? 0.25 : 0.0);
+    case KeyType::text:
+      return std::get<std::string>(value) + "other \"quoted\" \\ \u00e9";
+    case KeyType::choice:
+      return value == Value(key.choices[0]) ? key.choices[1] : key.choices[0];
+    case KeyType::integers:
+      return std::vector<std::int64_t>{64, 32};
+    case KeyType::numbers:
+      return std::vector<double>{0.1, 0.25};
   }
   throw std::logic_error("a key has no type");
 }
@@ -70,9 +77,10 @@ TEST(KeyTable, CoversEveryMemberOfTheConfiguration) {
   using namespace trainer;
   EXPECT_EQ(section_table().size(), members_of<Config>());
   const std::size_t members = members_of<RunConfig>() + members_of<DataConfig>() + members_of<ModelConfig>() +
-                              members_of<DiffusionConfig>() + members_of<TrainConfig>() + members_of<OptimizerConfig>() +
-                              members_of<EmaConfig>() + members_of<CheckpointConfig>() + members_of<EvaluateConfig>() +
-                              members_of<SampleConfig>() + members_of<DistributedConfig>();
+                              members_of<DiffusionConfig>() + members_of<TrainConfig>() +
+                              members_of<OptimizerConfig>() + members_of<EmaConfig>() + members_of<CheckpointConfig>() +
+                              members_of<EvaluateConfig>() + members_of<SampleConfig>() +
+                              members_of<DistributedConfig>();
   EXPECT_EQ(key_table().size(), members) << "a member of trainer/config.hpp has no row in launch/config/key_table.cpp";
 }
 
@@ -81,7 +89,8 @@ TEST(KeyTable, EachKeyWritesItsOwnMember) {
     trainer::Config config;
     key.set(config, another_value(key));
     for (const Key& other : key_table()) {
-      EXPECT_EQ(other.get(config) == other.get(trainer::Config{}), other.name != key.name) << key.name << ", " << other.name;
+      EXPECT_EQ(other.get(config) == other.get(trainer::Config{}), other.name != key.name)
+          << key.name << ", " << other.name;
     }
   }
 }
@@ -101,17 +110,20 @@ TEST(ResolvedToml, RoundTripsEveryKey) {
     if (key.name == "model.attention_head_dim") config.model.block_out_channels = {128};
     const std::string text = resolved_toml(config);
     const trainer::Config back = read_config_text(text, "resolved");
-    for (const Key& other : key_table()) EXPECT_EQ(other.get(back), other.get(config)) << key.name << ", " << other.name;
+    for (const Key& other : key_table())
+      EXPECT_EQ(other.get(back), other.get(config)) << key.name << ", " << other.name;
   }
 }
 
 TEST(ResolvedToml, RoundTripsNumbersBitForBit) {
-  for (const double number : {0.1, 1.0 / 3, 2e-4, 1e-300, 5e-324, 1.7976931348623157e308, 1e22, 123456789012345680.0, 3.0}) {
+  for (const double number :
+       {0.1, 1.0 / 3, 2e-4, 1e-300, 5e-324, 1.7976931348623157e308, 1e22, 123456789012345680.0, 3.0}) {
     trainer::Config config;
     config.optimizer.lr = number;
     config.model.block_out_channels = {32, 96};
     EXPECT_EQ(read_config_text(resolved_toml(config), "resolved").optimizer.lr, number);
-    EXPECT_EQ(read_config_text(resolved_toml(config), "resolved").model.block_out_channels, config.model.block_out_channels);
+    EXPECT_EQ(read_config_text(resolved_toml(config), "resolved").model.block_out_channels,
+              config.model.block_out_channels);
   }
 }
 
@@ -122,13 +134,29 @@ TEST(ResolvedToml, RoundTripsTheLargestSeed) {
 }
 
 TEST(Resume, EveryKeyIsEitherFreeOrRefusedWithBothValues) {
-  const std::set<std::string> free = {
-      "run.directory",         "data.train",           "data.heldout",           "train.steps",
-      "train.micro_batch",     "train.max_minutes",    "train.log_every",        "train.evaluate_every",
-      "train.sample_every",    "checkpoint.every",     "checkpoint.keep",        "evaluate.batch_size",
-      "sample.sampler",        "sample.steps",         "sample.eta",             "sample.rows",
-      "sample.columns",        "sample.seed",          "sample.batch_size",      "distributed.device",
-      "distributed.threads",   "distributed.bucket_mib", "distributed.timeout_seconds"};
+  const std::set<std::string> free = {"run.directory",
+                                      "data.train",
+                                      "data.heldout",
+                                      "train.steps",
+                                      "train.micro_batch",
+                                      "train.max_minutes",
+                                      "train.log_every",
+                                      "train.evaluate_every",
+                                      "train.sample_every",
+                                      "checkpoint.every",
+                                      "checkpoint.keep",
+                                      "evaluate.batch_size",
+                                      "sample.sampler",
+                                      "sample.steps",
+                                      "sample.eta",
+                                      "sample.rows",
+                                      "sample.columns",
+                                      "sample.seed",
+                                      "sample.batch_size",
+                                      "distributed.device",
+                                      "distributed.threads",
+                                      "distributed.bucket_mib",
+                                      "distributed.timeout_seconds"};
   for (const Key& key : key_table()) {
     trainer::Config before, after;
     key.set(after, another_value(key));
@@ -173,7 +201,8 @@ TEST(Check, AttentionAtAHeightWithoutALevelIsRefused) {
     check_attention_resolutions(model, 32, "x");
     FAIL() << "taken";
   } catch (const ConfigError& error) {
-    EXPECT_STREQ(error.what(), "x: 'model.attention_resolutions' holds 12, but the levels have the heights [32, 16, 8, 4]");
+    EXPECT_STREQ(error.what(),
+                 "x: 'model.attention_resolutions' holds 12, but the levels have the heights [32, 16, 8, 4]");
   }
 }
 

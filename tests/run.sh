@@ -119,8 +119,7 @@ if build "$preset"; then
 fi
 sanitizers=(asan)
 if [[ $all == yes ]]; then sanitizers+=(tsan); else left_out+=("tsan: comm and data under the thread sanitizer"); fi
-# Open MPI's own leaks and lock orders are not perrin's to fix.
-export LSAN_OPTIONS="suppressions=$perrin_source_dir/tests/support/lsan.supp:print_suppressions=0"
+# Open MPI's own lock orders are not perrin's to fix.
 export TSAN_OPTIONS="suppressions=$perrin_source_dir/tests/support/tsan.supp:ignore_noninstrumented_modules=1"
 for sanitizer in "${sanitizers[@]}"; do
   if build "$sanitizer"; then run_ctest "$sanitizer"; fi

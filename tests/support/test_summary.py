@@ -1,5 +1,7 @@
 """The closing line of tests/run.sh counts what happened: no crash, time-out or silent skip may pass for a success."""
 
+import subprocess
+
 import pytest
 
 import summary
@@ -73,6 +75,31 @@ def test_program_that_was_not_built_is_a_failure_and_a_stated_skip_is_not(result
     folder = results([("missing", "notrun", "Unable to find executable"), ("asked", "notrun", "SKIP_RETURN_CODE=77"),
                       ("fine", "run", "")])
     assert closing(capsys, "--ctest", f"cpu={folder}")[:2] == (1, "1 passed, 1 failed, 1 skipped")
+
+
+def test_every_way_in_which_ctest_itself_ends_an_entry_is_understood(tmp_path, capsys):
+    (tmp_path / "CMakeLists.txt").write_text("""
+        cmake_minimum_required(VERSION 3.25)
+        project(ways LANGUAGES NONE)
+        enable_testing()
+        add_test(NAME passes COMMAND ${CMAKE_COMMAND} -E true)
+        add_test(NAME fails COMMAND ${CMAKE_COMMAND} -E false)
+        add_test(NAME hangs COMMAND ${CMAKE_COMMAND} -E sleep 30)
+        set_tests_properties(hangs PROPERTIES TIMEOUT 1)
+        add_test(NAME crashes COMMAND sh -c "kill -SEGV $$")
+        add_test(NAME was_not_built COMMAND ${CMAKE_BINARY_DIR}/nothing_here)
+        add_test(NAME skips COMMAND sh -c "echo no GPU here; exit 77")
+        set_tests_properties(skips PROPERTIES SKIP_RETURN_CODE 77)
+        add_test(NAME off COMMAND ${CMAKE_COMMAND} -E true)
+        set_tests_properties(off PROPERTIES DISABLED ON)
+    """)
+    subprocess.run(["cmake", "-B", tmp_path / "build", tmp_path], check=True, capture_output=True)
+    subprocess.run(["ctest", "--test-dir", tmp_path / "build", "--output-junit", tmp_path / "ctest.junit"], capture_output=True)
+    status, last, lines = closing(capsys, "--ctest", f"cpu={tmp_path}")
+    assert last == "1 passed, 4 failed, 2 skipped", lines
+    assert "skipped: cpu: skips: no GPU here" in lines
+    for name in ("fails", "hangs", "crashes", "was_not_built"):
+        assert any(line.startswith(f"failed: cpu: {name}") for line in lines)
 
 
 def test_pytest_outcomes_are_counted(tmp_path, capsys):

@@ -24,7 +24,7 @@ SliceSource slices_by_step(std::uint64_t first_step,
 
 BatchLoader::BatchLoader(const Dataset& dataset, SampleOrder order, SliceSource slices, BatchLoaderOptions options)
     : dataset_(dataset), order_(order), slices_(std::move(slices)), options_(options), slots_(options.queue_batches) {
-  if (order_.size() != dataset_.size()) throw std::invalid_argument("BatchLoader: order and data set differ in size");
+  if (order_.size() != dataset_.size()) throw std::invalid_argument("BatchLoader: order and dataset differ in size");
   if (options_.threads == 0 || options_.queue_batches == 0) {
     throw std::invalid_argument("BatchLoader: needs at least one thread and one batch in the queue");
   }

@@ -30,7 +30,7 @@ struct Batch {
   std::vector<std::uint8_t> images;      // [b, C, H, W]
   std::vector<std::int32_t> labels;      // [b], -1: none
   std::vector<std::uint64_t> positions;  // [b], in the stream
-  std::vector<std::uint64_t> samples;    // [b], index in the data set
+  std::vector<std::uint64_t> samples;    // [b], index in the dataset
 
   std::size_t size() const noexcept { return labels.size(); }
 };
@@ -57,7 +57,7 @@ struct BatchLoaderOptions {
 class BatchLoader {
  public:
   /// @param dataset  must outlive the loader
-  /// @throws std::invalid_argument if order and data set differ in size, or for zero threads or an empty queue
+  /// @throws std::invalid_argument if order and dataset differ in size, or for zero threads or an empty queue
   BatchLoader(const Dataset& dataset, SampleOrder order, SliceSource slices, BatchLoaderOptions options = {});
   BatchLoader(const BatchLoader&) = delete;
   BatchLoader& operator=(const BatchLoader&) = delete;
@@ -107,7 +107,7 @@ class BatchLoader {
   std::vector<std::jthread> threads_;
 };
 
-/// Images [first, first + count) in the order of the data set, for evaluation: positions are sample indices.
+/// Images [first, first + count) in the order of the dataset, for evaluation: positions are sample indices.
 Batch read_batch(const Dataset& dataset, std::uint64_t first, std::uint64_t count);
 
 }  // namespace perrin::data

@@ -8,7 +8,7 @@
 
 namespace perrin::data {
 
-/// A file, folder or data set that cannot be used as it is. what() reads "<file>: <message>", or
+/// A file, folder or dataset that cannot be used as it is. what() reads "<file>: <message>", or
 /// "<file>: byte <offset>: <message>" where the offset is known; the message ends with the remedy.
 class DataError : public std::runtime_error {
  public:

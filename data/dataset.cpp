@@ -14,10 +14,10 @@ namespace {
 void require_in_place(const ShardReader& shard, std::size_t index, const Manifest& manifest) {
   const ShardAttributes& attributes = shard.attributes();
   const auto refuse = [&](const std::string& reason) {
-    throw DataError(shard.path(), reason + "; restore this data set or prepare it again");
+    throw DataError(shard.path(), reason + "; restore this dataset or prepare it again");
   };
   if (attributes.dataset_uuid != manifest.uuid) {
-    refuse(fmt::format("belongs to data set {}, not to {}", attributes.dataset_uuid, manifest.uuid));
+    refuse(fmt::format("belongs to dataset {}, not to {}", attributes.dataset_uuid, manifest.uuid));
   }
   if (attributes.shard_index != index || attributes.num_shards != manifest.shards.size()) {
     refuse(fmt::format("is shard {} of {}, where shard {} of {} belongs", attributes.shard_index, attributes.num_shards,
@@ -39,7 +39,7 @@ Dataset::Dataset(const std::filesystem::path& folder)
     const std::filesystem::path path = folder_ / entry.path;
     std::error_code ignored;
     if (!std::filesystem::exists(std::filesystem::symlink_status(path, ignored))) {
-      throw DataError(path, fmt::format("is missing ({} bytes by the manifest); copy it here or prepare the data set "
+      throw DataError(path, fmt::format("is missing ({} bytes by the manifest); copy it here or prepare the dataset "
                                         "again",
                                         entry.bytes));
     }

@@ -9,7 +9,7 @@
 
 namespace perrin::data {
 
-/// Images of equal shape with labels, readable in any order: what prepare() turns into a data set.
+/// Images of equal shape with labels, readable in any order: what prepare() turns into a dataset.
 class ImageSource {
  public:
   virtual ~ImageSource() = default;
@@ -24,7 +24,7 @@ class ImageSource {
   virtual void read(std::uint64_t index, std::span<std::uint8_t> pixels) const = 0;
   /// What kind of source this is, for the record: "idx".
   virtual std::string kind() const = 0;
-  /// SHA-256 over all images and labels: equal digests mean equal data sets.
+  /// SHA-256 over all images and labels: equal digests mean equal datasets.
   virtual std::string digest() const = 0;
 };
 

@@ -70,7 +70,7 @@ class Section {
   std::string path_of(const char* key) const { return name_.empty() ? key : fmt::format("{}.{}", name_, key); }
 
   [[noreturn]] void refuse(std::string_view key, std::string_view reason) const {
-    throw DataError(file_, fmt::format("'{}' {}; restore this manifest or prepare the data set again", key, reason));
+    throw DataError(file_, fmt::format("'{}' {}; restore this manifest or prepare the dataset again", key, reason));
   }
 
  private:
@@ -85,7 +85,7 @@ class Section {
   const std::filesystem::path& file_;
 };
 
-/// Names with folders in them could lead out of the data set.
+/// Names with folders in them could lead out of the dataset.
 bool is_plain_file_name(std::string_view name) {
   return !name.empty() && name != "." && name != ".." && name.find('/') == std::string_view::npos &&
          name.find('\0') == std::string_view::npos;
@@ -181,10 +181,10 @@ Manifest parse_manifest(std::string_view text, const std::filesystem::path& file
     json = Json::parse(text);
   } catch (const Json::parse_error& error) {
     throw DataError(file, error.byte,
-                    "is not JSON from here on; it is truncated or damaged: restore it or prepare the data set again");
+                    "is not JSON from here on; it is truncated or damaged: restore it or prepare the dataset again");
   }
   const Section root(json, "", file);
-  if (root.text("format") != kDatasetFormat) root.refuse("format", "is not that of a perrin data set");
+  if (root.text("format") != kDatasetFormat) root.refuse("format", "is not that of a perrin dataset");
   if (const std::uint64_t version = root.number("format_version"); version != kFormatVersion) {
     throw DataError(file, fmt::format("has format version {}, this program reads version {}; use a matching version of "
                                       "perrin",

@@ -14,7 +14,7 @@ inline constexpr std::string_view kManifestName = "manifest.json";
 
 /// What the manifest says of one shard.
 struct ShardEntry {
-  std::string path;  // a plain file name in the data set's folder
+  std::string path;  // a plain file name in the dataset's folder
   std::uint64_t n = 0;
   std::uint64_t bytes = 0;
   std::string sha256;  // of the file
@@ -22,7 +22,7 @@ struct ShardEntry {
   friend bool operator==(const ShardEntry&, const ShardEntry&) = default;
 };
 
-/// The contents of manifest.json, written last: a folder without one is not a data set.
+/// The contents of manifest.json, written last: a folder without one is not a dataset.
 struct Manifest {
   std::string uuid;
   std::uint64_t n = 0;
@@ -39,8 +39,8 @@ struct Manifest {
   friend bool operator==(const Manifest&, const Manifest&) = default;
 };
 
-/// What a data set is, in 64 hexadecimal digits: SHA-256 over shape, n and every shard's n and SHA-256, in order.
-/// A checkpoint stores it, since another data set under the same name would silently change the run.
+/// What a dataset is, in 64 hexadecimal digits: SHA-256 over shape, n and every shard's n and SHA-256, in order.
+/// A checkpoint stores it, since another dataset under the same name would silently change the run.
 std::string fingerprint(const Manifest& manifest);
 
 std::string to_json(const Manifest& manifest);
@@ -49,7 +49,7 @@ std::string to_json(const Manifest& manifest);
 /// @throws DataError naming the key for anything missing, mistyped or contradictory
 Manifest parse_manifest(std::string_view json, const std::filesystem::path& file);
 
-/// manifest.json of a data set's folder.
+/// manifest.json of a dataset's folder.
 Manifest read_manifest(const std::filesystem::path& folder);
 
 }  // namespace perrin::data

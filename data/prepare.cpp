@@ -31,14 +31,13 @@ constexpr std::uint64_t kStorageSeedMask = 0x70726570617265;  // "prepare"
 
 std::string shard_name(std::uint64_t index) { return fmt::format("shard-{:05}.h5", index); }
 
-ImageShape padded(const ImageShape& shape, std::uint32_t pad) {
+ImageShape padded(const ImageShape& shape, const PrepareOptions& options) {
+  const std::uint32_t pad = options.pad;
   if (pad == 0) return shape;
-  if (pad < shape.height || pad < shape.width) {
-    throw std::invalid_argument(
-        fmt::format("padding to {} is less than the images' {} x {}", pad, shape.height, shape.width));
+  if (pad < shape.height || pad < shape.width || !is_plausible(shape.channels, pad, pad)) {
+    throw DataError(options.output, fmt::format("images of {} x {} cannot be padded to {}; choose a size from {} on",
+                                                shape.height, shape.width, pad, std::max(shape.height, shape.width)));
   }
-  if (!is_plausible(shape.channels, pad, pad))
-    throw std::invalid_argument(fmt::format("padding to {} is implausible", pad));
   return {shape.channels, pad, pad};
 }
 
@@ -56,7 +55,7 @@ void place(std::span<const std::uint8_t> image, const ImageShape& from, std::spa
   }
 }
 
-/// A UUID of version 8 (RFC 9562) from a digest: the name of a data set is a function of its contents.
+/// A UUID of version 8 (RFC 9562) from a digest: the name of a dataset is a function of its contents.
 std::string uuid_of(const std::string& digest) {
   std::string hex = digest.substr(0, 32);
   hex[12] = '8';
@@ -78,7 +77,7 @@ Plan make_plan(const ImageSource& source, const PrepareOptions& options) {
   plan.source_shape = source.shape();
   Manifest& manifest = plan.manifest;
   manifest.n = source.size();
-  manifest.shape = padded(plan.source_shape, options.pad);
+  manifest.shape = padded(plan.source_shape, options);
   plan.shard_images = options.shard_images != 0
                           ? options.shard_images
                           : std::max<std::uint64_t>(1, kShardTargetBytes / manifest.shape.bytes());
@@ -109,19 +108,18 @@ Plan make_plan(const ImageSource& source, const PrepareOptions& options) {
   return plan;
 }
 
-/// The finished data set of an earlier run, if the output holds exactly the one that would be written.
+/// The finished dataset of an earlier run, if the output holds exactly the one that would be written.
 bool is_there(const fs::path& output, const Manifest& wanted) {
   std::error_code ignored;
   const fs::file_status status = fs::symlink_status(output, ignored);
   if (!fs::exists(status)) return false;
   if (fs::is_directory(status) && fs::is_empty(output, ignored)) return false;
   if (!fs::is_directory(fs::status(output, ignored)) || !fs::exists(output / kManifestName, ignored)) {
-    throw DataError(output,
-                    "exists and is not a data set; nothing was overwritten: choose another output or remove it");
+    throw DataError(output, "exists and is not a dataset; nothing was overwritten: choose another output or remove it");
   }
   const Manifest found = read_manifest(output);
   if (found.uuid != wanted.uuid) {
-    throw DataError(output, fmt::format("holds another data set (or the same with other options): {} images, uuid {}; "
+    throw DataError(output, fmt::format("holds another dataset (or the same with other options): {} images, uuid {}; "
                                         "nothing was overwritten: choose another output or remove it",
                                         found.n, found.uuid));
   }
@@ -129,7 +127,7 @@ bool is_there(const fs::path& output, const Manifest& wanted) {
   return true;
 }
 
-/// A folder beside the output in which the data set grows, removed again unless it was published.
+/// A folder beside the output in which the dataset grows, removed again unless it was published.
 class Staging {
  public:
   explicit Staging(const fs::path& output)
@@ -172,7 +170,7 @@ class Staging {
     for (const fs::directory_entry& entry : fs::directory_iterator(folder_)) {
       const std::string name = entry.path().filename();
       if (!name.starts_with("shard-") && !name.starts_with(kManifestName)) {
-        throw DataError(entry.path(), "is no part of an unfinished data set; move it elsewhere, then start again");
+        throw DataError(entry.path(), "is no part of an unfinished dataset; move it elsewhere, then start again");
       }
     }
     fs::remove_all(folder_);

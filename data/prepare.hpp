@@ -10,7 +10,7 @@
 namespace perrin::data {
 
 struct PrepareOptions {
-  /// The data set's folder; it appears only when whole. One that holds anything else is an error.
+  /// The dataset's folder; it appears only when whole. One that holds anything else is an error.
   std::filesystem::path output;
   /// Images in a shard; 0: as many as 1 GiB holds.
   std::uint64_t shard_images = 0;
@@ -22,18 +22,18 @@ struct PrepareOptions {
 
 struct PrepareOutcome {
   Manifest manifest;
-  /// The folder held this very data set already; nothing was written.
+  /// The folder held this very dataset already; nothing was written.
   bool was_there = false;
 };
 
 /// Called with images done and in all, from the calling thread.
 using PrepareProgress = std::function<void(std::uint64_t done, std::uint64_t total)>;
 
-/// Writes a source as a data set of format version 1. Equal source and options give equal files, byte by byte, and the
+/// Writes a source as a dataset of format version 1. Equal source and options give equal files, byte by byte, and the
 /// same UUID and fingerprint. Works in a folder beside the output and renames it at the end: whatever interrupts it,
 /// nothing that looks finished is left, and the next start clears the rest away.
-/// @throws DataError for an output that is in use or holds something else, or a file system that fails;
-///         std::invalid_argument for a padding smaller than the images
+/// @throws DataError for an output that is in use or holds something else, a padding smaller than the images, or a file
+///         system that fails; std::invalid_argument for a source without images
 PrepareOutcome prepare(const ImageSource& source, const PrepareOptions& options, const PrepareProgress& progress = {});
 
 }  // namespace perrin::data

@@ -38,7 +38,7 @@ constexpr std::uint64_t epoch_key(std::uint64_t seed, std::uint64_t epoch) {
 
 constexpr std::uint64_t subkey(std::uint64_t key, std::uint64_t index) { return mix64(key + (index + 1) * kGolden); }
 
-/// One epoch's permutation of a large data set.
+/// One epoch's permutation of a large dataset.
 class FeistelPermutation {
  public:
   FeistelPermutation(std::uint64_t size, std::uint64_t left_extent, std::uint64_t right_extent, std::uint64_t key)
@@ -77,7 +77,7 @@ class FeistelPermutation {
   std::array<std::uint64_t, kRounds> keys_{};
 };
 
-/// One epoch's permutation of a small data set.
+/// One epoch's permutation of a small dataset.
 class TablePermutation {
  public:
   TablePermutation(std::uint64_t size, std::uint64_t key) {

@@ -17,7 +17,7 @@ class SampleOrder {
  public:
   /// Names this very order; it is stored wherever a position is, and changes whenever any bit of the order does.
   static constexpr std::string_view kAlgorithm = "perrin-order-1";
-  /// Positions are 48-bit counters wherever they key random numbers, so no data set needs to be larger.
+  /// Positions are 48-bit counters wherever they key random numbers, so no dataset needs to be larger.
   static constexpr std::uint64_t kMaxSize = std::uint64_t{1} << 48;
 
   /// @throws std::invalid_argument if size is 0 or above kMaxSize

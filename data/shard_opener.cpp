@@ -24,7 +24,7 @@ constexpr int kMaxRank = 4;
 
 void refuse_foreign(const File& file) {
   const std::uint64_t size = file.size();
-  if (size == 0) throw DataError(file.path(), "is empty; copy or prepare the data set again");
+  if (size == 0) throw DataError(file.path(), "is empty; copy or prepare the dataset again");
   std::array<char, kSniffBytes> start{};
   const std::size_t length = std::min<std::uint64_t>(size, start.size());
   file.pread_exact(std::as_writable_bytes(std::span(start.data(), length)), 0);
@@ -45,7 +45,7 @@ void refuse_foreign(const File& file) {
   throw DataError(file.path(), "does not start with HDF5's signature; is this the right file?");
 }
 
-/// What must hold for one data set, and what is learnt from it.
+/// What must hold for one dataset, and what is learnt from it.
 struct Examined {
   std::vector<hsize_t> extents;
   std::uint64_t offset = 0;
@@ -114,7 +114,7 @@ class ShardExaminer {
   /// HDF5 would follow soft, external and user-defined links to any file on the machine.
   void require_hard_link(const std::string& name) const {
     if (H5Lexists(hdf5_.get(), name.c_str(), H5P_DEFAULT) <= 0) {
-      session_.fail(fmt::format("has no data set /{}; it is not a perrin shard of version {}", name, kFormatVersion));
+      session_.fail(fmt::format("has no dataset /{}; it is not a perrin shard of version {}", name, kFormatVersion));
     }
     H5L_info_t link{};
     session_.require(H5Lget_info(hdf5_.get(), name.c_str(), &link, H5P_DEFAULT), fmt::format("examine /{}", name));
@@ -126,7 +126,7 @@ class ShardExaminer {
   Hdf5Dataset open_dataset(const std::string& name) const {
     require_hard_link(name);
     Hdf5Object object(session_.require(H5Oopen(hdf5_.get(), name.c_str(), H5P_DEFAULT), fmt::format("open /{}", name)));
-    if (H5Iget_type(object.get()) != H5I_DATASET) refuse(fmt::format("/{} is not a data set", name));
+    if (H5Iget_type(object.get()) != H5I_DATASET) refuse(fmt::format("/{} is not a dataset", name));
     return Hdf5Dataset(
         session_.require(H5Dopen2(hdf5_.get(), name.c_str(), H5P_DEFAULT), fmt::format("open /{}", name)));
   }
@@ -136,10 +136,10 @@ class ShardExaminer {
         session_.require(H5Dget_create_plist(dataset.get()), fmt::format("examine /{}", name)));
     const H5D_layout_t layout = H5Pget_layout(creation.get());
     if (layout == H5D_VIRTUAL) {
-      refuse(fmt::format("/{} is a virtual data set; it takes its data from other files, which is refused", name));
+      refuse(fmt::format("/{} is a virtual dataset; it takes its data from other files, which is refused", name));
     }
     if (layout != H5D_CONTIGUOUS) {
-      refuse(fmt::format("/{} is {}; format version {} stores data sets contiguous: write it again so", name,
+      refuse(fmt::format("/{} is {}; format version {} stores datasets contiguous: write it again so", name,
                          layout == H5D_CHUNKED ? "chunked" : "compact", kFormatVersion));
     }
     if (H5Pget_external_count(creation.get()) != 0) {
@@ -197,7 +197,7 @@ class ShardExaminer {
 
   std::uint32_t checksum_attribute(const std::string& dataset_name) const {
     const Hdf5Object object(
-        session_.require(H5Oopen(hdf5_.get(), dataset_name.c_str(), H5P_DEFAULT), "open a data set"));
+        session_.require(H5Oopen(hdf5_.get(), dataset_name.c_str(), H5P_DEFAULT), "open a dataset"));
     const std::uint64_t value = read_number(object, "crc32c");
     if (value > UINT32_MAX) refuse(fmt::format("/{}: attribute 'crc32c' has more than 32 bits", dataset_name));
     return static_cast<std::uint32_t>(value);

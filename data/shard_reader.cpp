@@ -19,12 +19,12 @@ static_assert(std::endian::native == std::endian::little,
 constexpr std::uint64_t kSourceIdBlock = 128 * 1024;  // entries, 1 MiB
 
 constexpr const char* kChangedRemedy =
-    "The file changed after it was written; restore it or prepare the data set again.";
+    "The file changed after it was written; restore it or prepare the dataset again.";
 
 File open_of_size(const std::filesystem::path& path, std::optional<std::uint64_t> expected_bytes) {
   File file = File::open_for_reading(path, Symlinks::refuse);
   if (const std::uint64_t size = file.size(); expected_bytes && size != *expected_bytes && size != 0) {
-    throw DataError(path, fmt::format("has {} of {} bytes; it is {}: copy it again or prepare the data set again", size,
+    throw DataError(path, fmt::format("has {} of {} bytes; it is {}: copy it again or prepare the dataset again", size,
                                       *expected_bytes, size < *expected_bytes ? "truncated" : "not the file it was"));
   }
   return file;

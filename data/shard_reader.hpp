@@ -32,7 +32,7 @@ class ShardReader {
   /// -1 where the image has none.
   std::int32_t label(std::uint64_t index) const { return labels_.at(index); }
 
-  /// Number of the image in the source that the data set was made from.
+  /// Number of the image in the source that the dataset was made from.
   std::uint64_t source_id(std::uint64_t index) const;
 
  private:

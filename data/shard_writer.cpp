@@ -36,7 +36,7 @@ class ShardCreator {
     write_number(root, "shuffle_seed", H5T_STD_U64LE, attributes.shuffle_seed);
   }
 
-  /// @return the offset of the new data set's bytes
+  /// @return the offset of the new dataset's bytes
   std::uint64_t add_dataset(const char* name, hid_t type, std::span<const hsize_t> extents,
                             const std::uint32_t* checksum = nullptr) const {
     const Hdf5Properties creation(session_.require(H5Pcreate(H5P_DATASET_CREATE), "make HDF5 properties"));

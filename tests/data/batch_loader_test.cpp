@@ -131,7 +131,7 @@ TEST_F(Loader, EndsWithItsSlices) {
 }
 
 TEST_F(Loader, AnErrorOfAThreadArrivesInItsPlaceAndStays) {
-  // The sample at position 40 is damaged after the data set was opened.
+  // The sample at position 40 is damaged after the dataset was opened.
   const std::uint64_t sample = order_.at(40);
   const fs::path shard = path_ / manifest_.shards[sample / 30].path;
   const std::uint64_t offset = ShardReader(shard).layout().images_offset + sample % 30 * kShape.bytes();

@@ -78,7 +78,7 @@ TEST_F(DatasetFolder, SwappedShardsAreFound) {
 TEST_F(DatasetFolder, AShardOfAnotherDataSetIsFound) {
   prepare(source_, {.output = folder_ / "other", .shard_images = 12, .shuffle_seed = 5});
   fs::copy_file(folder_ / "other/shard-00002.h5", path_ / "shard-00002.h5", fs::copy_options::overwrite_existing);
-  EXPECT_THAT(refusal(), HasSubstr("shard-00002.h5: belongs to data set "));
+  EXPECT_THAT(refusal(), HasSubstr("shard-00002.h5: belongs to dataset "));
 }
 
 TEST_F(DatasetFolder, ASymbolicLinkInPlaceOfAShardIsRefused) {

@@ -89,16 +89,16 @@ TEST(Prepare, NothingElseIsOverwritten) {
   prepare(source, {.output = folder / "set", .shuffle_seed = 1});
   const std::string manifest = contents_of(folder / "set/manifest.json");
   EXPECT_THAT(data_error_of([&] { prepare(source, {.output = folder / "set", .shuffle_seed = 2}); }),
-              AllOf(HasSubstr("holds another data set"), HasSubstr("nothing was overwritten")));
+              AllOf(HasSubstr("holds another dataset"), HasSubstr("nothing was overwritten")));
   EXPECT_EQ(contents_of(folder / "set/manifest.json"), manifest);
 
   fs::create_directories(folder / "home");
   write_contents(folder / "home/thesis.tex", "x");
-  EXPECT_THAT(data_error_of([&] { prepare(source, {.output = folder / "home"}); }), HasSubstr("is not a data set"));
+  EXPECT_THAT(data_error_of([&] { prepare(source, {.output = folder / "home"}); }), HasSubstr("is not a dataset"));
   EXPECT_THAT(names_in(folder / "home"), ElementsAre("thesis.tex"));
 
   write_contents(folder / "file", "x");
-  EXPECT_THAT(data_error_of([&] { prepare(source, {.output = folder / "file"}); }), HasSubstr("is not a data set"));
+  EXPECT_THAT(data_error_of([&] { prepare(source, {.output = folder / "file"}); }), HasSubstr("is not a dataset"));
   EXPECT_THAT(data_error_of([&] { prepare(source, {.output = folder / "file/set"}); }), HasSubstr("file"));
 }
 
@@ -191,7 +191,8 @@ TEST(Prepare, PadsWithZerosAroundTheMiddle) {
       }
     }
   }
-  EXPECT_THROW(prepare(source, {.output = folder / "small", .pad = 3}), std::invalid_argument);
+  EXPECT_THAT(data_error_of([&] { prepare(source, {.output = folder / "small", .pad = 3}); }),
+              HasSubstr("images of 3 x 4 cannot be padded to 3; choose a size from 4 on"));
 }
 
 TEST(Prepare, ReportsProgressUpToTheTotal) {

@@ -35,7 +35,7 @@ class HostileShard : public ::testing::Test {
     ASSERT_GE(H5Fclose(file), 0);
   }
 
-  /// Replaces a data set by one of another type, shape or storage.
+  /// Replaces a dataset by one of another type, shape or storage.
   void replace(const char* name, hid_t type, std::vector<hsize_t> extents,
                const std::function<void(hid_t creation)>& configure = {}) {
     bend([&](hid_t file) {
@@ -108,7 +108,7 @@ TEST_F(HostileShard, VirtualDataSetsAreRefused) {
     ASSERT_GE(H5Pset_virtual(creation, space, "missing.h5", "/images", space), 0);
     H5Sclose(space);
   });
-  EXPECT_THAT(refusal(), HasSubstr("/images is a virtual data set"));
+  EXPECT_THAT(refusal(), HasSubstr("/images is a virtual dataset"));
 }
 
 TEST_F(HostileShard, ChunkedFilteredAndCompactDataSetsAreRefused) {
@@ -158,12 +158,12 @@ TEST_F(HostileShard, AGroupInPlaceOfADataSetIsRefused) {
     H5Ldelete(file, "labels", H5P_DEFAULT);
     H5Gclose(H5Gcreate2(file, "labels", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
   });
-  EXPECT_THAT(refusal(), HasSubstr("/labels is not a data set"));
+  EXPECT_THAT(refusal(), HasSubstr("/labels is not a dataset"));
 }
 
 TEST_F(HostileShard, MissingPartsAreNamed) {
   bend([](hid_t file) { H5Ldelete(file, "crc32c", H5P_DEFAULT); });
-  EXPECT_THAT(refusal(), HasSubstr("has no data set /crc32c"));
+  EXPECT_THAT(refusal(), HasSubstr("has no dataset /crc32c"));
   bend([](hid_t file) { H5Adelete(file, "layout"); });
   EXPECT_THAT(refusal(), HasSubstr("cannot find attribute 'layout'"));
 }

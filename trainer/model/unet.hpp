@@ -1,0 +1,61 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "data/image_shape.hpp"
+#include "trainer/config.hpp"
+#include "trainer/model/parameter_spec.hpp"
+
+namespace perrin::trainer {
+
+/// Gives the tensor of a parameter by its name: a leaf that requires grad, or a plain tensor (an EMA), of the logical
+/// shape, any strides.
+using ParameterLookup = std::function<at::Tensor(const std::string& name)>;
+
+/// What a forward pass knows beside its inputs.
+struct ForwardContext {
+  std::span<const std::uint64_t>
+      positions;           ///< [N] of the samples; dropout is keyed by them, so only training with dropout reads them
+  std::uint64_t seed = 0;  ///< of the run
+  bool training = false;   ///< dropout on
+};
+
+/// Every parameter of the network in forward order; the q, k, v weights of an attention are adjacent, and so are their
+/// biases. The names and shapes are those of diffusers' UNet2DModel.
+/// @throws std::invalid_argument, naming the key, when the configuration cannot be built for images of this shape
+std::vector<ParameterSpec> unet_parameters(const ModelConfig& config, const data::ImageShape& shape);
+
+/// The U-Net of the DDPM family: predicts eps from (x_t, t). Source: Ho et al. 2020, appendix B; parameter for
+/// parameter diffusers' UNet2DModel with flip_sin_to_cos false, freq_shift 1, downsample_padding 0. It owns no weights,
+/// only refers to tensors: the same class runs over training weights and over any EMA.
+class UNet {
+ public:
+  /// @param activations  memory format of the activations; channels-last is the faster one on CPU and CUDA alike
+  /// @throws std::invalid_argument as unet_parameters, and when a looked-up tensor has another shape
+  UNet(const ModelConfig& config, const data::ImageShape& shape, const ParameterLookup& lookup,
+       at::MemoryFormat activations = at::MemoryFormat::ChannelsLast);
+  UNet(UNet&&) noexcept;
+  UNet& operator=(UNet&&) noexcept;
+  ~UNet();
+
+  /// @param x_t  [N, C, H, W], type and device of the weights
+  /// @param t    [N], 0-based timestep, int64, same device
+  /// @return eps [N, C, H, W]
+  /// @throws std::invalid_argument when shapes disagree, or positions are missing for dropout
+  at::Tensor operator()(const at::Tensor& x_t, const at::Tensor& t, const ForwardContext& context = {}) const;
+
+ private:
+  friend std::vector<ParameterSpec> unet_parameters(const ModelConfig& config, const data::ImageShape& shape);
+
+  struct Network;
+  std::unique_ptr<const Network> network_;
+};
+
+}  // namespace perrin::trainer

@@ -1,5 +1,3 @@
-#include "trainer/diffusion/process.hpp"
-
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
@@ -9,6 +7,7 @@
 #include <vector>
 
 #include "trainer/diffusion/objective.hpp"
+#include "trainer/diffusion/process.hpp"
 #include "trainer/random/keyed_noise.hpp"
 
 namespace perrin::trainer {
@@ -85,7 +84,8 @@ TEST_F(DiffusionProcessTest, BothFormsOfThePosteriorMeanAgree) {
     const double beta = process.schedule().betas()[static_cast<std::size_t>(step)];
     const at::Tensor by_eps = (x_t[i] - beta / std::sqrt(1 - abar(step)) * eps[i]) / std::sqrt(1 - beta);
     EXPECT_TRUE(posterior.mean[i].allclose(by_eps, 0, 1e-12)) << step;
-    EXPECT_EQ(posterior.variance[i].item<double>(), process.schedule().posterior_variance()[static_cast<std::size_t>(step)]);
+    EXPECT_EQ(posterior.variance[i].item<double>(),
+              process.schedule().posterior_variance()[static_cast<std::size_t>(step)]);
   }
 }
 

@@ -1,10 +1,10 @@
-#include "trainer/diffusion/schedule.hpp"
-
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <numbers>
 #include <stdexcept>
+
+#include "trainer/diffusion/schedule.hpp"
 
 namespace perrin::trainer {
 namespace {
@@ -22,7 +22,9 @@ TEST(NoiseSchedule, CosineFollowsItsDefinition) {
   const NoiseSchedule schedule({.timesteps = 400, .beta_schedule = BetaSchedule::cosine});
   const auto f = [](double u) { return std::pow(std::cos((u + 0.008) / 1.008 * std::numbers::pi / 2), 2); };
   for (const std::int64_t t : {0, 1, 57, 200, 390}) {  // before betas meet their cap of 0.999
-    EXPECT_NEAR(schedule.alphas_cumprod()[static_cast<std::size_t>(t)], f((static_cast<double>(t) + 1) / 400) / f(0), 1e-12) << t;
+    EXPECT_NEAR(schedule.alphas_cumprod()[static_cast<std::size_t>(t)], f((static_cast<double>(t) + 1) / 400) / f(0),
+                1e-12)
+        << t;
   }
   EXPECT_DOUBLE_EQ(schedule.betas().back(), 0.999);
 }

@@ -15,7 +15,8 @@ at::Tensor table_on(const std::vector<double>& values, at::Device device) {
 
 void check_same_shape(const at::Tensor& a, const at::Tensor& b) {
   if (a.sizes() != b.sizes()) {
-    throw std::invalid_argument("tensors of one batch differ in shape: " + c10::str(a.sizes()) + " and " + c10::str(b.sizes()));
+    throw std::invalid_argument("tensors of one batch differ in shape: " + c10::str(a.sizes()) + " and " +
+                                c10::str(b.sizes()));
   }
 }
 
@@ -32,7 +33,8 @@ DiffusionProcess::DiffusionProcess(NoiseSchedule schedule, at::Device device) : 
 
 at::Tensor DiffusionProcess::gather(const at::Tensor& table, const at::Tensor& t, const at::Tensor& like) const {
   if (t.dim() != 1 || t.size(0) != like.size(0)) {
-    throw std::invalid_argument("t has shape " + c10::str(t.sizes()) + " for a batch of " + std::to_string(like.size(0)));
+    throw std::invalid_argument("t has shape " + c10::str(t.sizes()) + " for a batch of " +
+                                std::to_string(like.size(0)));
   }
   if (t.is_cpu() && t.numel() > 0) {
     const auto lowest = t.min().item<std::int64_t>();
@@ -52,12 +54,14 @@ at::Tensor DiffusionProcess::q_sample(const at::Tensor& x_0, const at::Tensor& t
   return gather(sqrt_alphas_cumprod_, t, x_0) * x_0 + gather(sqrt_one_minus_alphas_cumprod_, t, x_0) * eps;
 }
 
-at::Tensor DiffusionProcess::predict_x0_from_eps(const at::Tensor& x_t, const at::Tensor& t, const at::Tensor& eps) const {
+at::Tensor DiffusionProcess::predict_x0_from_eps(const at::Tensor& x_t, const at::Tensor& t,
+                                                 const at::Tensor& eps) const {
   check_same_shape(x_t, eps);
   return (x_t - gather(sqrt_one_minus_alphas_cumprod_, t, x_t) * eps) / gather(sqrt_alphas_cumprod_, t, x_t);
 }
 
-at::Tensor DiffusionProcess::predict_eps_from_x0(const at::Tensor& x_t, const at::Tensor& t, const at::Tensor& x_0) const {
+at::Tensor DiffusionProcess::predict_eps_from_x0(const at::Tensor& x_t, const at::Tensor& t,
+                                                 const at::Tensor& x_0) const {
   check_same_shape(x_t, x_0);
   return (x_t - gather(sqrt_alphas_cumprod_, t, x_t) * x_0) / gather(sqrt_one_minus_alphas_cumprod_, t, x_t);
 }

@@ -12,9 +12,10 @@ struct Gaussian {
   at::Tensor variance;  ///< [N, 1, 1, 1]
 };
 
-/// The forward process q and its posterior, on tensors of any floating type: the tables are double and are cast where they are gathered.
-/// Every t is [N] int64 with values in [0, T), on the device given at construction; a value outside throws std::out_of_range on the CPU
-/// (on CUDA the gather itself fails, since looking would wait for the device). Sizes that differ throw std::invalid_argument.
+/// The forward process q and its posterior, on tensors of any floating type: the tables are double and are cast where
+/// they are gathered. Every t is [N] int64 with values in [0, T), on the device given at construction; a value outside
+/// throws std::out_of_range on the CPU (on CUDA the gather itself fails, since looking would wait for the device).
+/// Sizes that differ throw std::invalid_argument.
 class DiffusionProcess {
  public:
   /// @param device  where the tables live; inputs must be on the same one
@@ -22,7 +23,8 @@ class DiffusionProcess {
 
   const NoiseSchedule& schedule() const { return schedule_; }
 
-  /// x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, a draw of q(x_t | x_0) when eps ~ N(0, 1). Source: Ho et al. 2020, eq. 4.
+  /// x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, a draw of q(x_t | x_0) when eps ~ N(0, 1). Source: Ho et al. 2020,
+  /// eq. 4.
   /// @param x_0, eps  [N, C, H, W]   @return [N, C, H, W], type of x_0
   at::Tensor q_sample(const at::Tensor& x_0, const at::Tensor& t, const at::Tensor& eps) const;
 
@@ -39,7 +41,7 @@ class DiffusionProcess {
   at::Tensor gather(const at::Tensor& table, const at::Tensor& t, const at::Tensor& like) const;
 
   NoiseSchedule schedule_;
-  at::Tensor sqrt_alphas_cumprod_;            // [T] double, as all below
+  at::Tensor sqrt_alphas_cumprod_;  // [T] double, as all below
   at::Tensor sqrt_one_minus_alphas_cumprod_;
   at::Tensor posterior_mean_coef_x0_;
   at::Tensor posterior_mean_coef_xt_;

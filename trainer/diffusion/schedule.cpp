@@ -12,7 +12,8 @@ namespace {
 std::vector<double> linear_betas(const DiffusionConfig& config) {
   std::vector<double> betas(static_cast<std::size_t>(config.timesteps), config.beta_start);
   for (std::size_t t = 1; t < betas.size(); ++t) {
-    betas[t] = config.beta_start + (config.beta_end - config.beta_start) * static_cast<double>(t) / static_cast<double>(betas.size() - 1);
+    betas[t] = config.beta_start +
+               (config.beta_end - config.beta_start) * static_cast<double>(t) / static_cast<double>(betas.size() - 1);
   }
   return betas;
 }
@@ -37,7 +38,8 @@ std::vector<double> cosine_betas(std::int64_t timesteps) {
 
 NoiseSchedule::NoiseSchedule(const DiffusionConfig& config) {
   if (config.timesteps < 1) {
-    throw std::invalid_argument("diffusion.timesteps is " + std::to_string(config.timesteps) + "; at least 1 is needed");
+    throw std::invalid_argument("diffusion.timesteps is " + std::to_string(config.timesteps) +
+                                "; at least 1 is needed");
   }
   betas_ = config.beta_schedule == BetaSchedule::linear ? linear_betas(config) : cosine_betas(config.timesteps);
   double product = 1;

@@ -8,7 +8,8 @@
 namespace perrin::trainer {
 
 /// The tables of the forward process in double precision. Index t is 0-based: t = 0 is the step from clean data.
-/// Names as in Ho et al. 2020 and the code that follows it: alpha_t = 1 - beta_t, alphas_cumprod (abar) is their running product.
+/// Names as in Ho et al. 2020 and the code that follows it: alpha_t = 1 - beta_t, alphas_cumprod (abar) is their
+/// running product.
 class NoiseSchedule {
  public:
   /// linear: betas evenly spaced from beta_start to beta_end (Ho et al. 2020).
@@ -31,7 +32,8 @@ class NoiseSchedule {
   const std::vector<double>& posterior_mean_coef_x0() const { return posterior_mean_coef_x0_; }
   const std::vector<double>& posterior_mean_coef_xt() const { return posterior_mean_coef_xt_; }
 
-  /// Variance of p(x_{t-1} | x_t) for t > 0: beta~_t (fixed_small) or beta_t (fixed_large); nothing is added at t = 0, so it is 0 there.
+  /// Variance of p(x_{t-1} | x_t) for t > 0: beta~_t (fixed_small) or beta_t (fixed_large); nothing is added at t = 0,
+  /// so it is 0 there.
   double reverse_variance(std::int64_t t, VarianceType type) const;
 
  private:

@@ -16,7 +16,7 @@ std::vector<ParameterSpec> some_parameters() {
 }
 
 TEST(ParameterLayout, PlacesEveryParameterOnItsOwnCacheLines) {
-  const ParameterLayout layout(some_parameters());
+  const ParameterLayout layout(some_parameters(), at::MemoryFormat::ChannelsLast);
   std::int64_t end = 0, numel = 0;
   for (const auto& range : layout.ranges()) {
     EXPECT_EQ(range.offset % ParameterLayout::kAlignment, 0) << range.name;
@@ -29,10 +29,10 @@ TEST(ParameterLayout, PlacesEveryParameterOnItsOwnCacheLines) {
 }
 
 TEST(ParameterLayout, ViewsHaveLogicalShapesAndShareMemory) {
-  const ParameterLayout layout(some_parameters());
+  const ParameterLayout layout(some_parameters(), at::MemoryFormat::ChannelsLast);
   const at::Tensor flat = at::zeros({layout.size()});
   for (const auto& range : layout.ranges()) {
-    const at::Tensor view = ParameterLayout::view(flat, range);
+    const at::Tensor view = layout.view(flat, range);
     EXPECT_EQ(view.sizes(), at::IntArrayRef(range.shape));
     view.fill_(1.0);
   }
@@ -40,13 +40,13 @@ TEST(ParameterLayout, ViewsHaveLogicalShapesAndShareMemory) {
 }
 
 TEST(ParameterLayout, ConvolutionsAreStoredChannelsLast) {
-  const ParameterLayout layout(some_parameters());
-  const at::Tensor view = ParameterLayout::view(at::zeros({layout.size()}), layout.ranges()[0]);
+  const ParameterLayout layout(some_parameters(), at::MemoryFormat::ChannelsLast);
+  const at::Tensor view = layout.view(at::zeros({layout.size()}), layout.ranges()[0]);
   EXPECT_TRUE(view.is_contiguous(at::MemoryFormat::ChannelsLast));
 }
 
 TEST(Buckets, CoverTheArenaFromItsEndWithoutGapOrOverlap) {
-  const ParameterLayout layout(some_parameters());
+  const ParameterLayout layout(some_parameters(), at::MemoryFormat::ChannelsLast);
   for (const std::int64_t cap : {1, 64, 500, 700, 1 << 20}) {
     std::int64_t end = layout.size();
     std::size_t next = layout.ranges().size();
@@ -63,7 +63,7 @@ TEST(Buckets, CoverTheArenaFromItsEndWithoutGapOrOverlap) {
 }
 
 TEST(Buckets, ExceedTheCapOnlyForASingleParameter) {
-  const ParameterLayout layout(some_parameters());
+  const ParameterLayout layout(some_parameters(), at::MemoryFormat::ChannelsLast);
   for (const std::int64_t cap : {64, 500, 700}) {
     for (const Bucket& bucket : cut_buckets(layout, cap))
       if (bucket.first_range != bucket.last_range) EXPECT_LE(bucket.count * 4, cap);

@@ -1,5 +1,3 @@
-#include "trainer/random/fill.hpp"
-
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -8,6 +6,8 @@
 #include <cstring>
 #include <numbers>
 #include <vector>
+
+#include "trainer/random/fill.hpp"
 
 namespace perrin::trainer {
 namespace {
@@ -117,11 +117,13 @@ TEST(FillNormal, HasTheTailsOfTheNormalDistribution) {
 TEST(FillNormal, EveryFieldOfTheKeyChangesTheNumbers) {
   const Stream base{.seed = 1, .purpose = Purpose::noise, .call_site = 0, .step = 0};
   std::vector<std::vector<float>> draws;
-  for (const std::uint64_t position : {std::uint64_t{0}, std::uint64_t{1}, std::uint64_t{1} << 32, std::uint64_t{1} << 47}) {
+  for (const std::uint64_t position :
+       {std::uint64_t{0}, std::uint64_t{1}, std::uint64_t{1} << 32, std::uint64_t{1} << 47}) {
     draws.push_back(normals(base, position, 8));
   }
-  for (const Stream& stream : {Stream{.seed = 2}, Stream{.seed = 1ull << 63 | 1}, Stream{.seed = 1, .purpose = Purpose::dropout},
-                               Stream{.seed = 1, .call_site = 1}, Stream{.seed = 1, .step = 1}}) {
+  for (const Stream& stream :
+       {Stream{.seed = 2}, Stream{.seed = 1ull << 63 | 1}, Stream{.seed = 1, .purpose = Purpose::dropout},
+        Stream{.seed = 1, .call_site = 1}, Stream{.seed = 1, .step = 1}}) {
     draws.push_back(normals(stream, 0, 8));
   }
   std::sort(draws.begin(), draws.end());

@@ -1,5 +1,3 @@
-#include "trainer/random/keyed_noise.hpp"
-
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
@@ -7,6 +5,8 @@
 #include <numeric>
 #include <stdexcept>
 #include <vector>
+
+#include "trainer/random/keyed_noise.hpp"
 
 namespace perrin::trainer {
 namespace {
@@ -26,7 +26,9 @@ TEST(KeyedNoise, IsTheSameForAnySplitOfABatch) {
     const auto normal = [&](std::span<const std::uint64_t> part) { return keyed_normal(stream, part, {3, 5, 7}); };
     const auto steps = [&](std::span<const std::uint64_t> part) { return keyed_timesteps(stream, part, 1000); };
     const auto flips = [&](std::span<const std::uint64_t> part) { return keyed_flips(stream, part); };
-    const auto dropout = [&](std::span<const std::uint64_t> part) { return keyed_dropout(stream, part, {3, 5, 7}, 0.9); };
+    const auto dropout = [&](std::span<const std::uint64_t> part) {
+      return keyed_dropout(stream, part, {3, 5, 7}, 0.9);
+    };
     EXPECT_TRUE(normal(all).equal(split(normal)));
     EXPECT_TRUE(steps(all).equal(split(steps)));
     EXPECT_TRUE(flips(all).equal(split(flips)));
@@ -48,7 +50,8 @@ TEST(KeyedNoise, GivesContiguousTensorsOfTheStatedTypes) {
 TEST(KeyedTimesteps, AreUniform) {
   constexpr std::int64_t kTimesteps = 100;
   constexpr std::size_t kDraws = 200'000;
-  const at::Tensor t = keyed_timesteps({.seed = 6, .purpose = Purpose::timestep}, positions_from(0, kDraws), kTimesteps);
+  const at::Tensor t =
+      keyed_timesteps({.seed = 6, .purpose = Purpose::timestep}, positions_from(0, kDraws), kTimesteps);
   EXPECT_EQ(t.min().item<std::int64_t>(), 0);
   EXPECT_EQ(t.max().item<std::int64_t>(), kTimesteps - 1);
   const at::Tensor counts = at::bincount(t, {}, kTimesteps).to(at::kDouble);
@@ -59,13 +62,17 @@ TEST(KeyedTimesteps, AreUniform) {
 }
 
 TEST(KeyedFlips, AreFair) {
-  const double mean = keyed_flips({.seed = 8, .purpose = Purpose::flip}, positions_from(0, 100'000)).to(at::kDouble).mean().item<double>();
+  const double mean = keyed_flips({.seed = 8, .purpose = Purpose::flip}, positions_from(0, 100'000))
+                          .to(at::kDouble)
+                          .mean()
+                          .item<double>();
   EXPECT_NEAR(mean, 0.5, 5 * 0.5 / std::sqrt(100'000.0));
 }
 
 TEST(KeyedDropout, KeepsTheStatedShareAndTheMean) {
   const double keep = 0.9;
-  const at::Tensor factors = keyed_dropout({.seed = 8, .purpose = Purpose::dropout}, positions_from(0, 10), {100, 100}, keep);
+  const at::Tensor factors =
+      keyed_dropout({.seed = 8, .purpose = Purpose::dropout}, positions_from(0, 10), {100, 100}, keep);
   const at::Tensor kept = factors != 0;
   EXPECT_TRUE(factors.masked_select(kept).eq(static_cast<float>(1 / keep)).all().item<bool>());
   EXPECT_NEAR(kept.to(at::kDouble).mean().item<double>(), keep, 5 * std::sqrt(keep * (1 - keep) / 1e5));

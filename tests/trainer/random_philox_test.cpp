@@ -1,6 +1,6 @@
-#include "trainer/random/philox.hpp"
-
 #include <gtest/gtest.h>
+
+#include "trainer/random/philox.hpp"
 
 namespace perrin::trainer {
 namespace {

@@ -36,7 +36,7 @@ at::Tensor reference_gradient() {
   loss_of(arena, 0, kBatch).backward();
   at::Tensor flat = at::zeros({arena.layout().size()});
   for (std::size_t i = 0; i < arena.leaves().size(); ++i)
-    ParameterLayout::view(flat, arena.layout().ranges()[i]).copy_(arena.leaves()[i].grad());
+    arena.layout().view(flat, arena.layout().ranges()[i]).copy_(arena.leaves()[i].grad());
   return flat;
 }
 

@@ -7,8 +7,8 @@
 #include <cstddef>
 #include <numbers>
 
-// This file is compiled with -ffp-contract=off: every fused multiply-add below is written, none is left to the compiler, and each is
-// one rounding whether the machine has an instruction for it or libm computes it.
+// This file is compiled with -ffp-contract=off: every fused multiply-add below is written, none is left to the
+// compiler, and each is one rounding whether the machine has an instruction for it or libm computes it.
 
 #if defined(__x86_64__)
 #define PERRIN_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -20,7 +20,8 @@
 namespace perrin::trainer {
 namespace {
 
-// Blocks that are worked on together, word by word, so that the compiler can keep one word of 16 blocks in one register.
+// Blocks that are worked on together, word by word, so that the compiler can keep one word of 16 blocks in one
+// register.
 constexpr std::size_t kLanes = 64;
 constexpr std::size_t kChunk = 4 * kLanes;
 
@@ -40,8 +41,8 @@ PERRIN_INLINE void philox_lanes(PhiloxCounter counter, PhiloxKey key, std::uint3
   }
 }
 
-// ln(u) for u in [2^-32, 1]: u = 2^e m with m in [sqrt(1/2), sqrt(2)), ln m = 2 atanh(s), s = (m-1)/(m+1), |s| < 0.1716.
-// The first dropped term of the series is 2 s^11 / 11 < 7e-10.
+// ln(u) for u in [2^-32, 1]: u = 2^e m with m in [sqrt(1/2), sqrt(2)), ln m = 2 atanh(s), s = (m-1)/(m+1), |s| <
+// 0.1716. The first dropped term of the series is 2 s^11 / 11 < 7e-10.
 PERRIN_INLINE float natural_log(float u) {
   constexpr std::uint32_t kSqrtHalfBits = 0x3F3504F3;
   const std::uint32_t shifted = std::bit_cast<std::uint32_t>(u) - kSqrtHalfBits;
@@ -57,8 +58,9 @@ PERRIN_INLINE float natural_log(float u) {
   return std::fma(exponent, std::numbers::ln2_v<float>, 2.0f * s * series);
 }
 
-// One Box-Muller pair from two words. The radius takes 31 bits of the first; the angle all of the second: its top two bits are the
-// quadrant, the others the place in [-pi/4, pi/4) about that quadrant's axis, where the Taylor series err by less than 2e-9.
+// One Box-Muller pair from two words. The radius takes 31 bits of the first; the angle all of the second: its top two
+// bits are the quadrant, the others the place in [-pi/4, pi/4) about that quadrant's axis, where the Taylor series err
+// by less than 2e-9.
 PERRIN_INLINE void normal_pair(std::uint32_t radius_bits, std::uint32_t angle_bits, float& first, float& second) {
   const float u = std::fma(static_cast<float>(static_cast<std::int32_t>(radius_bits >> 1)), 0x1p-31f, 0x1p-32f);
   const float radius = std::sqrt(-2.0f * natural_log(u));
@@ -150,7 +152,8 @@ __attribute__((optimize("no-tree-vectorize"))) void fill_normal_scalar(const Str
     std::array<float, 4> four;
     normal_pair(words[0], words[1], four[0], four[1]);
     normal_pair(words[2], words[3], four[2], four[3]);
-    std::copy_n(four.begin(), std::min<std::size_t>(4, normals.size() - i), normals.begin() + static_cast<std::ptrdiff_t>(i));
+    std::copy_n(four.begin(), std::min<std::size_t>(4, normals.size() - i),
+                normals.begin() + static_cast<std::ptrdiff_t>(i));
   }
 }
 

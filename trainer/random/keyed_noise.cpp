@@ -70,7 +70,8 @@ at::Tensor keyed_flips(const Stream& stream, std::span<const std::uint64_t> posi
   return batch;
 }
 
-at::Tensor keyed_dropout(const Stream& stream, std::span<const std::uint64_t> positions, at::IntArrayRef sample_shape, double keep) {
+at::Tensor keyed_dropout(const Stream& stream, std::span<const std::uint64_t> positions, at::IntArrayRef sample_shape,
+                         double keep) {
   if (!(keep > 0 && keep <= 1)) {
     throw std::invalid_argument("keyed_dropout: keep probability " + std::to_string(keep) + " is not in (0, 1]");
   }

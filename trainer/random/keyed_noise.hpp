@@ -7,8 +7,9 @@
 
 #include "trainer/random/stream.hpp"
 
-/// Random tensors whose row i is a pure function of (stream, positions[i]): the same for any split of a batch over ranks, micro-batches
-/// or threads. All are made on the CPU, contiguous, without grad; copy them to the device where they are needed.
+/// Random tensors whose row i is a pure function of (stream, positions[i]): the same for any split of a batch over
+/// ranks, micro-batches or threads. All are made on the CPU, contiguous, without grad; copy them to the device where
+/// they are needed.
 namespace perrin::trainer {
 
 /// Standard normals.
@@ -26,6 +27,7 @@ at::Tensor keyed_flips(const Stream& stream, std::span<const std::uint64_t> posi
 /// Dropout factors: 1 / keep with probability keep (to 2^-32), else 0.
 /// @param keep  in (0, 1]; std::invalid_argument otherwise
 /// @return [N, sample_shape...] float32
-at::Tensor keyed_dropout(const Stream& stream, std::span<const std::uint64_t> positions, at::IntArrayRef sample_shape, double keep);
+at::Tensor keyed_dropout(const Stream& stream, std::span<const std::uint64_t> positions, at::IntArrayRef sample_shape,
+                         double keep);
 
 }  // namespace perrin::trainer

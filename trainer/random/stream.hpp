@@ -34,10 +34,9 @@ inline constexpr std::uint32_t kStepLimit = std::uint32_t{1} << 24;
 
 /// The key layout of every random number in perrin; no rank, thread, memory layout or clock enters it.
 ///   key     seed
-///   word 0  element / 4, the element index in logical NCHW order within one sample (the four output words are its four elements)
-///   word 1  position, bits 0..31
-///   word 2  position, bits 32..47 | call_site << 16
-///   word 3  step, 24 bits         | purpose << 24
+///   word 0  element / 4, the element index in logical NCHW order within one sample (the four output words are its four
+///   elements) word 1  position, bits 0..31 word 2  position, bits 32..47 | call_site << 16 word 3  step, 24 bits |
+///   purpose << 24
 /// @param position  a training position, a sample index or a hash: whatever owns the number, below 2^48
 /// @throws std::out_of_range when position, call site or step do not fit their bits
 inline PhiloxCounter first_counter(const Stream& stream, std::uint64_t position) {

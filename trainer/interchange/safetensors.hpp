@@ -1,0 +1,23 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <filesystem>
+#include <map>
+#include <string>
+
+/// safetensors_format.hpp for LibTorch's tensors.
+namespace perrin::trainer {
+
+/// Writes tensors (any device, any strides; logical row-major order on disk) to a new file, and syncs it.
+/// @param metadata  free text; {"format": "pt"} is added
+/// @throws std::invalid_argument for a type the format or perrin does not know; data::DataError when the file exists or
+/// cannot be written
+void write_safetensors(const std::filesystem::path& path, const std::map<std::string, at::Tensor>& tensors,
+                       const std::map<std::string, std::string>& metadata = {});
+
+/// Reads and checks a file completely. @return contiguous tensors on the CPU that own their memory, by name
+/// @throws data::DataError naming the file, the tensor and what is wrong
+std::map<std::string, at::Tensor> read_safetensors(const std::filesystem::path& path);
+
+}  // namespace perrin::trainer

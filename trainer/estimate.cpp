@@ -9,7 +9,7 @@
 namespace perrin::trainer {
 
 Estimate estimate(const Config& config, const data::ImageShape& shape, int ranks) {
-  const ParameterLayout layout(unet_parameters(config.model, shape));
+  const ParameterLayout layout(unet_parameters(config.model, shape), at::MemoryFormat::Contiguous);
   const auto buffer = layout.size() * static_cast<std::int64_t>(sizeof(float));
   const auto emas = static_cast<std::int64_t>(config.ema.decays.size());
   Estimate estimate{.parameters = layout.numel(),

@@ -54,7 +54,7 @@ TrainingLoop::TrainingLoop(Surroundings surroundings, TrainingState& state, std:
       state_(state),
       paths_(in_.config.run.directory),
       process_(NoiseSchedule(in_.config.diffusion), in_.device),
-      model_(in_.config.model, in_.train.shape(), state.arena.trainable()),
+      model_(in_.config.model, in_.train.shape(), state.arena.trainable(), state.arena.layout().memory_format()),
       plan_(in_.config.train.batch_size, in_.world.size(), in_.config.train.micro_batch),
       slices_(plan_.slices_of(in_.world.rank())),
       reducer_(state.arena, in_.world.gradients(), in_.world.control(),
@@ -220,7 +220,8 @@ void TrainingLoop::checkpoint() {
 
 UNet TrainingLoop::predictor() const {
   const auto& emas = state_.arena.emas();
-  return UNet(in_.config.model, in_.train.shape(), state_.arena.frozen(emas.empty() ? state_.arena.weights() : emas.front()));
+  return UNet(in_.config.model, in_.train.shape(), state_.arena.frozen(emas.empty() ? state_.arena.weights() : emas.front()),
+              state_.arena.layout().memory_format());
 }
 
 std::string TrainingLoop::predictor_name() const {

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "trainer/checkpoint/checkpoint_error.hpp"
+#include "trainer/memory_format.hpp"
 
 namespace perrin::launch {
 
@@ -39,15 +40,15 @@ StoredRun find_run(const InferenceArguments& arguments, std::vector<Override> ov
 
 Predictor load_predictor(const StoredRun& run, trainer::WeightsChoice weights, at::Device device) {
   trainer::StoredModel stored = trainer::load_model(run.checkpoint, weights);
+  const at::MemoryFormat format = trainer::memory_format_for(device);
   const trainer::ParameterLookup lookup = [&](const std::string& name) {
     const auto found = stored.weights.find(name);
     if (found == stored.weights.end())
       throw trainer::CheckpointError(run.checkpoint, "lacks the parameter '" + name + "' of its own model");
     // Convolutions as the arena keeps them, so that a picture drawn while training and one drawn later are the same.
-    const auto format = found->second.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
-    return found->second.to(device).contiguous(format);
+    return found->second.to(device).contiguous(found->second.dim() == 4 ? format : at::MemoryFormat::Contiguous);
   };
-  trainer::UNet model(run.config.model, run.manifest.origin.image_shape, lookup);
+  trainer::UNet model(run.config.model, run.manifest.origin.image_shape, lookup, format);
   return {std::move(stored), trainer::DiffusionProcess(trainer::NoiseSchedule(run.config.diffusion), device),
           std::move(model)};
 }

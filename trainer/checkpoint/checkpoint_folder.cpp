@@ -32,17 +32,11 @@ std::optional<std::int64_t> step_of(const fs::path& folder) {
   return step;
 }
 
-/// One buffer of the arena as a file: every parameter in its logical shape, so that no memory layout shows.
-void write_buffer(const fs::path& path, const ParameterLayout& layout, const at::Tensor& flat) {
-  const at::Tensor on_host = flat.cpu();
-  std::vector<at::Tensor> contiguous;
-  std::vector<NamedTensorView> tensors;
-  for (const auto& range : layout.ranges()) {
-    contiguous.push_back(ParameterLayout::view(on_host, range).contiguous());
-    const std::span<const float> values(contiguous.back().const_data_ptr<float>(), static_cast<std::size_t>(range.numel));
-    tensors.push_back({range.name, {ElementType::F32, range.shape, std::as_bytes(values)}});
-  }
-  write_safetensors(path, tensors);
+/// One buffer of the arena in logical shapes, so that no memory layout shows.
+std::map<std::string, at::Tensor> logical_tensors(const ParameterLayout& layout, const at::Tensor& flat) {
+  std::map<std::string, at::Tensor> tensors;
+  for (const auto& range : layout.ranges()) tensors.emplace(range.name, layout.view(flat, range));
+  return tensors;
 }
 
 }  // namespace
@@ -66,7 +60,7 @@ fs::path save_checkpoint(const fs::path& checkpoints, const TrainingState& state
                                 .layout_sha256 = data::sha256_hex(state.arena.layout().description())};
     for (const auto& [name, flat] : state.arena.persistent()) {
       const fs::path file = folder / (name + ".safetensors");
-      write_buffer(file, state.arena.layout(), flat);
+      write_safetensors(file, logical_tensors(state.arena.layout(), flat));
       manifest.files[file.filename().string()] = {fs::file_size(file), data::sha256_of_file(file)};
     }
     data::write_file_durably(folder / CheckpointManifest::kFileName, std::string_view(to_json(manifest)));
@@ -114,17 +108,10 @@ CheckpointManifest verify_checkpoint(const fs::path& folder) {
 }
 
 std::map<std::string, at::Tensor> read_checkpoint_tensors(const fs::path& folder, const std::string& file) {
-  const fs::path path = folder / file;
   try {
-    const SafetensorsFile stored = SafetensorsFile::read(path);
-    std::map<std::string, at::Tensor> tensors;
-    for (const auto& [name, view] : stored.tensors()) {
-      if (view.type != ElementType::F32) throw CheckpointError(path, "parameter '" + name + "' is not float32");
-      tensors.emplace(name, at::from_blob(const_cast<std::byte*>(view.bytes.data()), view.shape, at::kFloat).clone());
-    }
-    return tensors;
+    return read_safetensors(folder / file);
   } catch (const data::DataError& error) {
-    throw CheckpointError(path, error.what());
+    throw CheckpointError(folder / file, error.what());
   }
 }
 

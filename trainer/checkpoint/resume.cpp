@@ -65,7 +65,7 @@ void load_into(const fs::path& folder, TrainingState& state) {
       const auto tensor = tensors.find(range.name);
       if (tensor == tensors.end() || tensor->second.sizes() != at::IntArrayRef(range.shape))
         throw CheckpointError(folder / (name + ".safetensors"), "lacks parameter '" + range.name + "' in its shape");
-      ParameterLayout::view(flat, range).copy_(tensor->second);
+      state.arena.layout().view(flat, range).copy_(tensor->second);
     }
   }
 }

@@ -58,7 +58,7 @@ GradientReducer::GradientReducer(ParameterArena& arena, comm::Communicator& comm
   for (std::size_t b = 0; b < buckets_.size(); ++b)
     for (std::size_t r = buckets_[b].first_range; r <= buckets_[b].last_range; ++r) bucket_of_range_[r] = b;
   for (std::size_t r = 0; r < bucket_of_range_.size(); ++r) {
-    gradient_views_.push_back(ParameterLayout::view(arena.gradients(), arena.layout().ranges()[r]));
+    gradient_views_.push_back(arena.layout().view(arena.gradients(), arena.layout().ranges()[r]));
     accumulators_.push_back(torch::autograd::impl::grad_accumulator(arena.leaves()[r]));
     hook_keys_.push_back(accumulators_.back()->add_post_hook(
         std::make_unique<torch::autograd::utils::LambdaPostHook>([this, r](const auto& outputs, const auto&) {

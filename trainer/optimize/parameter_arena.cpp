@@ -4,6 +4,7 @@
 
 #include <stdexcept>
 
+#include "trainer/memory_format.hpp"
 #include "trainer/model/initialize.hpp"
 
 namespace perrin::trainer {
@@ -20,24 +21,24 @@ ParameterLookup lookup_by_name(const ParameterLayout& layout, const std::vector<
 
 ParameterArena::ParameterArena(const std::vector<ParameterSpec>& specs, std::size_t emas, std::uint64_t seed,
                                at::Device device)
-    : layout_(specs) {
+    : layout_(specs, memory_format_for(device)) {
   const at::Tensor initial = at::zeros({layout_.size()}, at::kFloat);
   for (std::size_t i = 0; i < specs.size(); ++i)
-    initialize(specs[i], ParameterLayout::view(initial, layout_.ranges()[i]), seed);
+    initialize(specs[i], layout_.view(initial, layout_.ranges()[i]), seed);
   weights_ = initial.to(device);
   gradients_ = at::zeros_like(weights_);
   adam_m_ = at::zeros_like(weights_);
   adam_v_ = at::zeros_like(weights_);
   for (std::size_t i = 0; i < emas; ++i) emas_.push_back(weights_.clone());
   for (const auto& range : layout_.ranges())
-    leaves_.push_back(ParameterLayout::view(weights_, range).detach().set_requires_grad(true));
+    leaves_.push_back(layout_.view(weights_, range).detach().set_requires_grad(true));
 }
 
 ParameterLookup ParameterArena::trainable() const { return lookup_by_name(layout_, leaves_); }
 
 ParameterLookup ParameterArena::frozen(const at::Tensor& flat) const {
   std::vector<at::Tensor> views;
-  for (const auto& range : layout_.ranges()) views.push_back(ParameterLayout::view(flat, range));
+  for (const auto& range : layout_.ranges()) views.push_back(layout_.view(flat, range));
   return lookup_by_name(layout_, views);
 }
 

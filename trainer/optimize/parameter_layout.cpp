@@ -8,7 +8,8 @@
 
 namespace perrin::trainer {
 
-ParameterLayout::ParameterLayout(const std::vector<ParameterSpec>& specs) {
+ParameterLayout::ParameterLayout(const std::vector<ParameterSpec>& specs, at::MemoryFormat convolutions)
+    : convolutions_(convolutions) {
   ranges_.reserve(specs.size());
   for (const ParameterSpec& spec : specs) {
     const std::int64_t numel =
@@ -19,9 +20,9 @@ ParameterLayout::ParameterLayout(const std::vector<ParameterSpec>& specs) {
   }
 }
 
-at::Tensor ParameterLayout::view(const at::Tensor& flat, const Range& range) {
+at::Tensor ParameterLayout::view(const at::Tensor& flat, const Range& range) const {
   const at::Tensor slice = flat.narrow(0, range.offset, range.numel);
-  if (range.shape.size() != 4) return slice.view(range.shape);
+  if (range.shape.size() != 4 || convolutions_ == at::MemoryFormat::Contiguous) return slice.view(range.shape);
   const auto out = range.shape[0], in = range.shape[1], height = range.shape[2], width = range.shape[3];
   return slice.view({out, height, width, in}).permute({0, 3, 1, 2});
 }

@@ -37,7 +37,8 @@ std::vector<ParameterSpec> unet_parameters(const ModelConfig& config, const data
 /// only refers to tensors: the same class runs over training weights and over any EMA.
 class UNet {
  public:
-  /// @param activations  memory format of the activations; channels-last is the faster one on CPU and CUDA alike
+  /// @param activations  memory format of the activations; give the weights the same. Channels-last suits CUDA; on the
+  ///        CPU it makes LibTorch's convolutions faster, but its GroupNorm slower by more (docs/performance.md)
   /// @throws std::invalid_argument as unet_parameters, and when a looked-up tensor has another shape
   UNet(const ModelConfig& config, const data::ImageShape& shape, const ParameterLookup& lookup,
        at::MemoryFormat activations = at::MemoryFormat::ChannelsLast);

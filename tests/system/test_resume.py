@@ -46,7 +46,6 @@ def test_killed_after_10_of_20_steps_ends_in_the_same_bits(perrin, mpirun, progr
     straight_config, straight = write_config("straight", **changes)
     perrin("train", straight_config, ranks=ranks, timeout=120)
 
-    # A step that never comes: the killed run must not finish by itself.
     config, run = write_config("killed", **changes)
     kill_when_published(mpirun(ranks, "train", config), program_environment(), checkpoint(run, 10))
     shutil.rmtree(checkpoint(run, 20), ignore_errors=True)  # where the kill came late, go back to step 10 all the same

@@ -9,12 +9,19 @@
 #include "data/data_error.hpp"
 
 namespace perrin::data {
+namespace {
+
+/// A plan that gives this many steps without a slice gives none at all; looking on would never end.
+constexpr int kMostEmptySteps = 1'000'000;
+
+}  // namespace
 
 SliceSource slices_by_step(std::uint64_t first_step,
                            std::function<std::vector<Slice>(std::uint64_t step)> slices_of_step) {
   return [step = first_step, slices = std::vector<Slice>(), taken = std::size_t{0},
           slices_of_step = std::move(slices_of_step)]() mutable -> std::optional<Slice> {
-    while (taken == slices.size()) {
+    for (int empty = 0; taken == slices.size(); ++empty) {
+      if (empty == kMostEmptySteps) throw std::invalid_argument("slices_by_step: no step has a slice");
       slices = slices_of_step(step++);
       taken = 0;
     }

@@ -39,7 +39,8 @@ struct Batch {
 /// Called from the loader's threads, one call at a time.
 using SliceSource = std::function<std::optional<Slice>()>;
 
-/// Slices of step first_step, first_step + 1, ... without end, as slices_of_step says for each.
+/// Slices of step first_step, first_step + 1, ... without end, as slices_of_step says for each; steps without any are
+/// passed over. The source throws std::invalid_argument if no step has one.
 SliceSource slices_by_step(std::uint64_t first_step,
                            std::function<std::vector<Slice>(std::uint64_t step)> slices_of_step);
 

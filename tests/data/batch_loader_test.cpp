@@ -116,6 +116,11 @@ TEST_F(Loader, StepsMayHaveSeveralSlicesOrNone) {
   expect_right(loader.next(), 120, 3);
 }
 
+TEST_F(Loader, APlanWithoutAnySliceIsAnErrorNotAHang) {
+  BatchLoader loader(dataset_, order_, slices_by_step(0, [](std::uint64_t) { return std::vector<Slice>(); }));
+  EXPECT_THROW(loader.next(), std::invalid_argument);
+}
+
 TEST_F(Loader, EndsWithItsSlices) {
   const auto two = [left = 2]() mutable -> std::optional<Slice> {
     if (left-- <= 0) return std::nullopt;

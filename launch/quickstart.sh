@@ -86,8 +86,9 @@ ranks=2
 if [[ $preset == cuda ]] && command -v nvidia-smi >/dev/null && [[ "$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ')" == 1 ]]; then
   ranks=1
 fi
+# In a session of its own: a Ctrl-C would reach mpirun besides the TERM from here, and at a second signal it leaves without its ranks.
 # Quiet: perrin says itself why it ends; mpirun would add that "the job has been aborted".
-mpirun=(mpirun --quiet -np "$ranks" --bind-to none --mca mpi_yield_when_idle 1)
+mpirun=(setsid mpirun --quiet -np "$ranks" --bind-to none --mca mpi_yield_when_idle 1)
 (($(nproc) >= ranks)) || mpirun+=(--oversubscribe)
 if ((EUID == 0)); then
   # Open MPI asks for both before it runs as root, as in a container.

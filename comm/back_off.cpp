@@ -10,21 +10,18 @@ constexpr std::chrono::microseconds kFirstSleep{10};
 
 }  // namespace
 
-BackOff::BackOff(std::chrono::microseconds yield_for, std::chrono::microseconds longest_sleep) noexcept
-    : yield_for_(yield_for), longest_sleep_(longest_sleep) {
+BackOff::BackOff(std::chrono::microseconds spin_for, std::chrono::microseconds longest_sleep) noexcept
+    : spin_for_(spin_for), longest_sleep_(longest_sleep) {
   reset();
 }
 
 void BackOff::reset() noexcept {
   next_sleep_ = kFirstSleep;
-  yield_until_ = Clock::now() + yield_for_;
+  spin_until_ = Clock::now() + spin_for_;
 }
 
 void BackOff::pause() noexcept {
-  if (Clock::now() < yield_until_) {
-    std::this_thread::yield();
-    return;
-  }
+  if (Clock::now() < spin_until_) return;
   std::this_thread::sleep_for(next_sleep_);
   next_sleep_ = std::min(2 * next_sleep_, longest_sleep_);
 }

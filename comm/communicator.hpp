@@ -16,7 +16,8 @@ struct CommunicatorOptions {
   /// How long Work::wait() waits when not told otherwise.
   std::chrono::milliseconds deadline{30'000};
   /// Host backend: larger operations are cut into pieces of so many bytes, in [1, INT_MAX]. Bounds messages and staging
-  /// memory.
+  /// memory. Measured on 2 ranks of one node, 143 MB: 64 ms with 4 MiB, 116 ms with 1 MiB, MPI_Allreduce 369 ms
+  /// (minima).
   std::size_t piece_bytes = std::size_t{4} << 20;
 };
 

@@ -14,6 +14,9 @@
 namespace perrin::comm {
 namespace {
 
+constexpr std::chrono::microseconds kPollSpin{50};
+constexpr std::chrono::microseconds kPollSleep{100};
+
 const std::byte* bytes_of(const void* data) { return static_cast<const std::byte*>(data); }
 std::byte* bytes_of(void* data) { return static_cast<std::byte*>(data); }
 
@@ -32,20 +35,22 @@ MpiCommunicator::~MpiCommunicator() { engine_->close(); }
 std::unique_ptr<MpiCommunicator> MpiCommunicator::duplicate_of(MPI_Comm comm, const CommunicatorOptions& options) {
   int rank = 0;
   require_mpi(MPI_Comm_rank(comm, &rank), "MPI_Comm_rank", rank);
-  MPI_Comm duplicate = MPI_COMM_NULL;
+  // On the heap: when the deadline passes, MPI still holds the address and may write there later, so it is left to it.
+  auto duplicate = std::make_unique<MPI_Comm>(MPI_COMM_NULL);
   MPI_Request request = MPI_REQUEST_NULL;
-  require_mpi(MPI_Comm_idup(comm, &duplicate, &request), "MPI_Comm_idup", rank);
+  require_mpi(MPI_Comm_idup(comm, duplicate.get(), &request), "MPI_Comm_idup", rank);
   const auto until = std::chrono::steady_clock::now() + options.deadline;
-  BackOff back_off(std::chrono::microseconds(100), std::chrono::microseconds(100));
+  BackOff back_off(kPollSpin, kPollSleep);
   for (int done = 0; done == 0; back_off.pause()) {
     require_mpi(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Comm_idup", rank);
     if (done == 0 && std::chrono::steady_clock::now() > until) {
+      (void)duplicate.release();
       throw CommError(OperationId{.operation = "start", .rank = rank},
                       fmt::format("a communicator was not duplicated within {} ms: not all ranks take part",
                                   options.deadline.count()));
     }
   }
-  return std::make_unique<MpiCommunicator>(duplicate, options);
+  return std::make_unique<MpiCommunicator>(*duplicate, options);
 }
 
 int MpiCommunicator::rank() const noexcept { return engine_->group().rank; }

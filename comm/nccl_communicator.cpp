@@ -28,7 +28,7 @@ using std::chrono::milliseconds;
 
 // ncclCommAbort itself has been seen to hang (NVIDIA/nccl#863, #1013): after this long the process leaves without it.
 constexpr milliseconds kAbortGrace{5'000};
-constexpr microseconds kPollYield{100};
+constexpr microseconds kPollSpin{50};
 constexpr microseconds kPollSleep{100};
 constexpr milliseconds kLongestDeadline{std::chrono::hours(24 * 365)};
 
@@ -140,7 +140,7 @@ class Channel {
   /// Waits until NCCL has taken the last call in.
   void settle(const OperationId& id) {
     const auto until = Clock::now() + std::min(options_.deadline, kLongestDeadline);
-    BackOff back_off(kPollYield, kPollSleep);
+    BackOff back_off(kPollSpin, kPollSleep);
     for (;;) {
       ncclResult_t state = ncclSuccess;
       require_accepted(ncclCommGetAsyncError(comm_, &state), "ncclCommGetAsyncError", id);
@@ -192,7 +192,7 @@ class DeviceOperation final : public PendingOperation {
 
   void wait(milliseconds deadline) override {
     const auto until = Clock::now() + std::min(deadline, kLongestDeadline);
-    BackOff back_off(kPollYield, kPollSleep);
+    BackOff back_off(kPollSpin, kPollSleep);
     for (;;) {
       channel_->require_healthy(id_);
       const cudaError_t code = cudaEventQuery(end_.get());

@@ -22,13 +22,12 @@ using Clock = std::chrono::steady_clock;
 using std::chrono::microseconds;
 using std::chrono::milliseconds;
 
-// The background thread never yields, it sleeps: on shared cores a yielding thread takes its fair share from the one
-// that computes.
-constexpr microseconds kBackgroundYield{0};
+// The background thread never spins: the core belongs to the thread that computes.
+constexpr microseconds kBackgroundSpin{0};
 constexpr microseconds kBackgroundSleep{200};
 // A caller that waits has nothing else to do; after this long the peer is not about to answer, and its core may be
 // needed.
-constexpr microseconds kWaiterYield{100};
+constexpr microseconds kWaiterSpin{50};
 constexpr microseconds kWaiterSleep{100};
 // The kernel's default slack of 50 us would make of each sleep of 10 us one of 60 us.
 constexpr unsigned long kTimerSlackNanoseconds = 1'000;
@@ -54,7 +53,7 @@ class ProgressEngine::Operation final : public PendingOperation {
   void wait(milliseconds deadline) override {
     const auto until = Clock::now() + std::min(deadline, kLongestDeadline);
     engine_->waiters_.fetch_add(1);
-    BackOff back_off(kWaiterYield, kWaiterSleep);
+    BackOff back_off(kWaiterSpin, kWaiterSleep);
     while (!done() && Clock::now() < until) {
       bool moved = false;
       if (engine_->drive_mutex_.try_lock()) {
@@ -157,7 +156,7 @@ void ProgressEngine::close() noexcept {
 
 void ProgressEngine::run() {
   ::prctl(PR_SET_TIMERSLACK, kTimerSlackNanoseconds, 0, 0, 0);
-  BackOff back_off(kBackgroundYield, kBackgroundSleep);
+  BackOff back_off(kBackgroundSpin, kBackgroundSleep);
   for (;;) {
     bool moved = false;
     bool is_idle = false;
@@ -308,7 +307,7 @@ void ProgressEngine::release_buffers() noexcept {
     }
   }
   // A receive that was matched before it could be cancelled still writes to its buffer until it ends.
-  BackOff back_off(kWaiterYield, kWaiterSleep);
+  BackOff back_off(kWaiterSpin, kWaiterSleep);
   int all_ended = 0;
   while (MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &all_ended, MPI_STATUSES_IGNORE),
          all_ended == 0) {

@@ -34,6 +34,8 @@ class MpiSession {
   MpiSession(std::chrono::milliseconds start_deadline, std::chrono::milliseconds end_deadline)
       : end_deadline_(end_deadline) {
     const ExitTimer timer(start_deadline, kCommExitCode, "the start of MPI (not all ranks came)");
+    // With mpi_yield_when_idle Open MPI yields the core inside each poll that finds nothing; see BackOff.
+    ::setenv("OMPI_MCA_mpi_yield_when_idle", "0", /*overwrite=*/1);
     int granted = MPI_THREAD_SINGLE;
     MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &granted);
     if (granted >= MPI_THREAD_MULTIPLE) return;

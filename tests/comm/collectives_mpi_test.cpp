@@ -138,7 +138,7 @@ INSTANTIATE_TEST_SUITE_P(Whole, Collectives,
                                           testing::Values(kWhole)),
                          name_of_case);
 INSTANTIATE_TEST_SUITE_P(Cut, Collectives,
-                         testing::Combine(testing::ValuesIn(kTypes), testing::Values(1, 3, 1023, 40'001),
+                         testing::Combine(testing::ValuesIn(kTypes), testing::Values(1, 3, 1023, 5'003),
                                           testing::Values(kPiecesUnaligned)),
                          name_of_case);
 

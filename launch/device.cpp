@@ -20,10 +20,7 @@ at::Device bind_device(const trainer::DistributedConfig& config, comm::World& wo
   // One operator at a time: between operators LibTorch would start a second pool as large as the first.
   at::set_num_threads(threads);
   at::set_num_interop_threads(1);
-  const at::Device device = gpu ? at::Device(at::kCUDA, static_cast<at::DeviceIndex>(*gpu)) : at::Device(at::kCPU);
-  spdlog::debug("rank {} of {} on {}: {}, {} threads", world.rank(), world.size(), world.host_name(), device.str(),
-                threads);
-  return device;
+  return gpu ? at::Device(at::kCUDA, static_cast<at::DeviceIndex>(*gpu)) : at::Device(at::kCPU);
 }
 
 }  // namespace perrin::launch

@@ -34,7 +34,8 @@ void refuse_unknown_command(const std::vector<Command>& commands, const std::vec
 
 ExitCode run_program(std::vector<std::string> arguments, Session& session) {
   CLI::App program("Trains denoising diffusion models on many ranks.", "perrin");
-  program.set_version_flag("--version", versions, "Versions of perrin and of the libraries it runs with");
+  program.set_version_flag(
+      "--version", [] { return versions(); }, "Versions of perrin and of the libraries it runs with");
   program.require_subcommand(1);
   program.get_formatter()->column_width(34);
   program.footer("`perrin COMMAND --help` says more and shows an example.\n\n" + exit_code_table());

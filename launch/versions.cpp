@@ -7,6 +7,7 @@
 
 #include <array>
 #include <string_view>
+#include <vector>
 
 #include "comm/device.hpp"
 
@@ -29,11 +30,11 @@ std::string hdf5_version() {
 
 }  // namespace
 
-std::string versions() {
-  std::string text = fmt::format("perrin {}\nLibTorch {}\nMPI {}\nHDF5 {}\n", PERRIN_VERSION, TORCH_VERSION,
-                                 mpi_version(), hdf5_version());
-  if (const std::string device = comm::device_versions(); !device.empty()) text += device + "\n";
-  return text;
+std::string versions(const std::string& separator) {
+  std::vector<std::string> all = {fmt::format("perrin {}", PERRIN_VERSION), fmt::format("LibTorch {}", TORCH_VERSION),
+                                  fmt::format("MPI {}", mpi_version()), fmt::format("HDF5 {}", hdf5_version())};
+  if (const std::string device = comm::device_versions(); !device.empty()) all.push_back(device);
+  return fmt::format("{}", fmt::join(all, separator));
 }
 
 }  // namespace perrin::launch

@@ -4,7 +4,8 @@
 
 namespace perrin::launch {
 
-/// What `perrin --version` prints: perrin and the libraries it runs with, one a line. Starts nothing.
-std::string versions();
+/// perrin and the libraries it runs with. Starts nothing.
+/// @param separator  between them: `perrin --version` prints one a line
+std::string versions(const std::string& separator = "\n");
 
 }  // namespace perrin::launch

@@ -1,5 +1,6 @@
 #include "trainer/train.hpp"
 
+#include <ATen/Parallel.h>
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
@@ -18,6 +19,7 @@
 #include "launch/device.hpp"
 #include "launch/logging.hpp"
 #include "launch/usage_error.hpp"
+#include "launch/versions.hpp"
 #include "launch/world_options.hpp"
 #include "launch/writable_folder.hpp"
 #include "trainer/checkpoint/checkpoint_folder.hpp"
@@ -100,6 +102,9 @@ ExitCode train(const TrainArguments& arguments, Session& session) {
   check_ranks(config.train, world.size(), preflight.place());
   log_to_folder(trainer::RunPaths(config.run.directory).logs(), world.rank());
   const at::Device device = bind_device(config.distributed, world);
+  const int threads = at::get_num_threads();
+  spdlog::info("rank {} of {} on {}: {}, {} thread{}; {}", world.rank(), world.size(), world.host_name(), device.str(),
+               threads, threads == 1 ? "" : "s", versions(", "));
 
   const trainer::TrainOutcome outcome = trainer::train(config, resolved_toml(config), world, device);
   const bool finished = outcome.reason == trainer::StopReason::finished;

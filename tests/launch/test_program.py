@@ -173,7 +173,8 @@ def test_a_run_keeps_its_configuration_and_a_log_of_every_rank(trained, perrin):
     config, run = trained
     assert "lr = 2e-4\n" in (run / "config.toml").read_text()
     assert perrin("train", run / "config.toml", "--dry-run").stdout.startswith((run / "config.toml").read_text())
-    assert "finished at step 5 of 5" in (run / "logs" / "rank-0.log").read_text()
+    log = (run / "logs" / "rank-0.log").read_text()
+    assert "rank 0 of 1" in log and "LibTorch" in log and "finished at step 5 of 5" in log
 
 
 def test_keys_that_make_another_run_are_refused_and_the_others_go_through(trained, fails, perrin):

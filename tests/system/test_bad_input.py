@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import time
 
+import h5py
 import pytest
 from small_world import checkpoint
 
@@ -137,7 +138,7 @@ def test_a_missing_dataset_is_refused_with_the_command_that_makes_one(perrin, wr
 
 
 def test_one_rank_that_throws_in_the_middle_of_a_step_takes_all_along(perrin, mpirun, program_environment, write_config, datasets, tmp_path):
-    """A pixel that flips on the disk under a running training: the rank that reads it throws, the other waits for it in a collective."""
+    """Pixels that flip on the disk under a running training: the rank that reads it throws, the other waits for it in a collective."""
     broken = shutil.copytree(datasets / "train", tmp_path / "broken")
     config, run = write_config(**{"data.train": str(broken), "train.steps": 1_000_000, "checkpoint.every": 5})
     process = subprocess.Popen(mpirun(RANKS, "train", config), env=program_environment(), stdout=subprocess.PIPE,
@@ -147,15 +148,14 @@ def test_one_rank_that_throws_in_the_middle_of_a_step_takes_all_along(perrin, mp
         while not any((run / "checkpoints").glob("step-*")):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
-        with open(broken / "shard-00000.h5", "r+b") as shard:
-            import h5py
-
-            with h5py.File(broken / "shard-00000.h5") as file:
-                offset = file["images"].id.get_offset()
-            shard.seek(offset + 100)
-            byte = shard.read(1)
-            shard.seek(offset + 100)
-            shard.write(bytes([byte[0] ^ 0xFF]))
+        with h5py.File(broken / "shard-00000.h5") as file:
+            images, offset = file["images"].shape[0], file["images"].id.get_offset()
+        with open(broken / "shard-00000.h5", "r+b") as shard:  # every image of the shard, so that the next batch meets one
+            shard.seek(offset)
+            pixels = bytearray(shard.read(64 * images))
+            pixels[::64] = bytes(pixel ^ 0xFF for pixel in pixels[::64])
+            shard.seek(offset)
+            shard.write(pixels)
         begun = time.monotonic()
         said, _ = process.communicate(timeout=60)
         assert time.monotonic() - begun < DEADLINE, said

@@ -20,7 +20,7 @@ struct GaussianData {
 
   EpsilonModel optimal_network(std::shared_ptr<const NoiseSchedule> schedule) const {
     return [*this, schedule](const at::Tensor& x_t, const at::Tensor& t) {
-      const double abar = schedule->alphas_cumprod()[t[0].item<std::size_t>()];
+      const double abar = schedule->alphas_cumprod()[static_cast<std::size_t>(t[0].item<std::int64_t>())];
       const double variance = abar * deviation * deviation + 1 - abar;
       return std::sqrt(1 - abar) * (x_t - std::sqrt(abar) * mean) / variance;
     };

@@ -81,6 +81,7 @@ TrainOutcome TrainingLoop::run() {
 }
 
 void TrainingLoop::step() {
+  const auto begun = Clock::now();
   double loss_sum = 0;  // over this rank's slices, already divided by the global batch
   for (std::size_t i = 0; i < slices_.size(); ++i) {
     const data::Batch batch = loader_.next();
@@ -102,6 +103,7 @@ void TrainingLoop::step() {
     skip(loss);
   else
     accept(loss);
+  step_seconds_ += seconds_between(begun, Clock::now());
 }
 
 TrainingLoop::Draw TrainingLoop::draw_noise(std::span<const std::uint64_t> positions) const {
@@ -150,10 +152,9 @@ bool TrainingLoop::due(std::int64_t every) const {
 }
 
 void TrainingLoop::report() {
-  const auto now = Clock::now();
-  const double seconds = seconds_between(reported_, now);
+  const double elapsed = seconds_between(started_, Clock::now());
   const double steps = static_cast<double>(state_.progress.step - reported_step_);
-  const double rate = steps * static_cast<double>(plan_.global_batch()) / seconds;
+  const double rate = steps * static_cast<double>(plan_.global_batch()) / step_seconds_;
   const double stall = loader_.stall_time().count();
   const double loss = state_.losses.count > 0 ? state_.losses.sum / static_cast<double>(state_.losses.count) : NAN;
   const double decay = in_.config.ema.decays.empty()
@@ -170,14 +171,14 @@ void TrainingLoop::report() {
                      {"skipped", state_.progress.step - state_.progress.updates},
                      {"images_per_second", rate},
                      {"loader_stall_seconds", stall - reported_stall_},
-                     {"seconds", seconds_between(started_, now)}});
-    double left = static_cast<double>(in_.config.train.steps - state_.progress.step) / steps * seconds;
+                     {"seconds", elapsed}});
+    double left = static_cast<double>(in_.config.train.steps - state_.progress.step) / steps * step_seconds_;
     if (in_.config.train.max_minutes > 0)
-      left = std::min(left, in_.config.train.max_minutes * 60 - seconds_between(started_, now));
+      left = std::min(left, in_.config.train.max_minutes * 60 - elapsed);
     progress_->show({state_.progress.step, in_.config.train.steps, loss, rate, 1.0 / (1.0 - decay), left});
   }
   state_.losses = {};
-  reported_ = now;
+  step_seconds_ = 0;
   reported_step_ = state_.progress.step;
   reported_stall_ = stall;
 }

@@ -91,7 +91,9 @@ class TrainingLoop {
   bool out_of_time_ = false;
   std::int64_t skipped_in_a_row_ = 0;
   UpdateOutcome last_update_;
-  Clock::time_point started_ = Clock::now(), reported_ = started_;
+  Clock::time_point started_ = Clock::now();
+  // Since the last report; evaluation, samples and checkpoints are not training and do not count.
+  double step_seconds_ = 0;
   std::int64_t reported_step_;
   double reported_stall_ = 0;
 };

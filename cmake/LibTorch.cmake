@@ -25,11 +25,15 @@ add_library(LibTorch::LibTorch INTERFACE IMPORTED)
 target_compile_options(LibTorch::LibTorch INTERFACE
   "SHELL:-idirafter ${libtorch_dir}/include" "SHELL:-idirafter ${libtorch_dir}/include/torch/csrc/api/include")
 target_link_libraries(LibTorch::LibTorch INTERFACE "${libtorch_dir}/lib/libtorch_cpu.so" "${libtorch_dir}/lib/libc10.so")
-if(PERRIN_HAS_CUDA)
-  if(NOT EXISTS "${libtorch_dir}/lib/libtorch_cuda.so")
-    message(FATAL_ERROR "The LibTorch in '${libtorch_dir}' has no CUDA operators (libtorch_cuda.so), but the CUDA build was chosen. "
-                        "Give a CUDA LibTorch with -DPERRIN_LIBTORCH=DIR, or configure with --preset cpu.")
+if(PERRIN_HAS_CUDA AND NOT EXISTS "${libtorch_dir}/lib/libtorch_cuda.so")
+  set(obstacle "the LibTorch in '${libtorch_dir}' has no CUDA operators (libtorch_cuda.so)")
+  if(PERRIN_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "PERRIN_CUDA=ON, but ${obstacle}. Give a CUDA LibTorch with -DPERRIN_LIBTORCH=DIR, or configure with --preset cpu.")
   endif()
+  message(STATUS "perrin: CPU only: ${obstacle}")
+  set(PERRIN_HAS_CUDA OFF)
+endif()
+if(PERRIN_HAS_CUDA)
   # --no-as-needed: nothing refers to libtorch_cuda by symbol; loading it registers the CUDA operators.
   target_link_libraries(LibTorch::LibTorch INTERFACE
     "-Wl,--no-as-needed,${libtorch_dir}/lib/libtorch_cuda.so,--as-needed" "${libtorch_dir}/lib/libc10_cuda.so" CUDA::cudart)
@@ -38,4 +42,5 @@ if(PERRIN_HAS_CUDA)
 endif()
 set(PERRIN_LIBTORCH_LIBRARY_DIR "${libtorch_dir}/lib")
 list(APPEND CMAKE_BUILD_RPATH "${PERRIN_LIBTORCH_LIBRARY_DIR}")
-list(APPEND CMAKE_INSTALL_RPATH "$ORIGIN/../${CMAKE_INSTALL_LIBDIR}" "${PERRIN_LIBTORCH_LIBRARY_DIR}")
+list(APPEND CMAKE_INSTALL_RPATH "${PERRIN_LIBTORCH_LIBRARY_DIR}")
+set(CMAKE_INSTALL_RPATH_USE_LINK_PATH ON)  # an installed perrin finds MPI, CUDA and NCCL where they were linked

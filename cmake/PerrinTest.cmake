@@ -1,5 +1,4 @@
 # How a test is declared. Each binary writes its cases as GoogleTest XML into <build>/results, where tests/run.sh counts them.
-find_package(GTest REQUIRED)
 set(PERRIN_RESULTS "${CMAKE_BINARY_DIR}/results")
 file(MAKE_DIRECTORY "${PERRIN_RESULTS}")
 
@@ -30,16 +29,19 @@ function(perrin_add_mpi_test)
   foreach(ranks IN LISTS ARG_RANKS)
     set(test ${ARG_NAME}.np${ranks})
     add_test(NAME ${test}
-      COMMAND ${MPIEXEC_EXECUTABLE} -np ${ranks} --oversubscribe --bind-to none --mca mpi_yield_when_idle 1
+      COMMAND ${MPIEXEC_EXECUTABLE} -np ${ranks} --oversubscribe --bind-to none
               $<TARGET_FILE:${ARG_NAME}> --gtest_output=xml:${PERRIN_RESULTS}/${test}.xml)
     set_tests_properties(${test} PROPERTIES TIMEOUT ${ARG_TIMEOUT} PROCESSORS 2
       ENVIRONMENT "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMP_WAIT_POLICY=passive;OMP_NUM_THREADS=1;ASAN_OPTIONS=detect_leaks=0")
   endforeach()
 endfunction()
 
-# Tests of the trainer share its precompiled header: LibTorch's headers take 10 s to parse, each time.
+# Tests of the trainer share its precompiled header: LibTorch's headers take 10 s to parse, each time. The compiler takes it only if the
+# macros are the same, so the tests are given those of spdlog.
 function(perrin_reuse_trainer_pch target)
   if("perrin_trainer" IN_LIST ARGN)
+    find_package(spdlog REQUIRED)
+    target_link_libraries(${target} PRIVATE spdlog::spdlog)
     target_precompile_headers(${target} REUSE_FROM perrin_trainer)
   endif()
 endfunction()

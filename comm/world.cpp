@@ -99,15 +99,6 @@ Place mpi_place() {
   return place;
 }
 
-/// "Open MPI v4.1.4" of "Open MPI v4.1.4, package: Debian OpenMPI, ident: ...".
-std::string mpi_version() {
-  char text[MPI_MAX_LIBRARY_VERSION_STRING];
-  int length = 0;
-  MPI_Get_library_version(text, &length);
-  const std::string version(text, static_cast<std::size_t>(length));
-  return version.substr(0, version.find_first_of(",\n"));
-}
-
 /// The same fixed-length text of every rank.
 std::vector<std::string> gather_texts(Communicator& control, const std::string& own) {
   std::vector<std::uint8_t> sent(kBusIdBytes);
@@ -166,8 +157,10 @@ class World::State {
     const bool any_failure = control_->all_reduce_value<std::int64_t>(failure.empty() ? 0 : 1, ReduceOp::max) != 0;
     if (!any_failure && !without.empty() && choice == DeviceChoice::automatic) return std::nullopt;
     if (any_failure || !without.empty()) throw start_error(describe_missing(without, failure));
-    if (const std::string shared = describe_shared_devices(place_.host_names, bus_ids); !shared.empty())
+    if (const std::string shared = describe_shared_devices(place_.host_names, bus_ids); !shared.empty()) {
+      if (choice == DeviceChoice::automatic) return std::nullopt;
       throw start_error(shared);
+    }
 
     make_device_current(*device);
     gradients_ = make_nccl_communicator(*control_, *device, options_.communicator);
@@ -185,11 +178,6 @@ class World::State {
   const Place& place() const noexcept { return place_; }
   Communicator& control() noexcept { return *control_; }
   Communicator& gradients() noexcept { return *gradients_; }
-  std::string versions() const {
-    std::string text = session_ ? mpi_version() : "no MPI (one local process)";
-    if (const std::string device = device_versions(); !device.empty()) text += ", " + device;
-    return text;
-  }
 
  private:
   CommError start_error(const std::string& reason) const {
@@ -224,7 +212,6 @@ int World::local_rank() const noexcept { return state_->place().local_rank; }
 int World::local_size() const noexcept { return state_->place().local_size; }
 const std::string& World::host_name() const noexcept { return host_names()[static_cast<std::size_t>(rank())]; }
 const std::vector<std::string>& World::host_names() const noexcept { return state_->place().host_names; }
-std::string World::versions() const { return state_->versions(); }
 Communicator& World::control() noexcept { return state_->control(); }
 Communicator& World::gradients() noexcept { return state_->gradients(); }
 std::unique_ptr<Communicator> World::make_communicator(const CommunicatorOptions& options) {

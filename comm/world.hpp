@@ -54,8 +54,6 @@ class World {
   const std::string& host_name() const noexcept;
   /// The host of every rank.
   const std::vector<std::string>& host_names() const noexcept;
-  /// Versions of MPI, and of CUDA and NCCL where built in, in one line.
-  std::string versions() const;
 
   /// Small decisions and checks, in host memory.
   Communicator& control() noexcept;
@@ -64,7 +62,7 @@ class World {
   /// Another communicator of the same ranks in host memory, to be gone before the World. Collective. @throws CommError
   std::unique_ptr<Communicator> make_communicator(const CommunicatorOptions& options);
 
-  /// Chooses where gradients() live: with automatic on GPUs if every rank has one, else in host memory. Collective.
+  /// Chooses where gradients() live: with automatic on GPUs if every rank has one of its own, else in host memory. Collective.
   /// Makes the device current on the calling thread and renews gradients(): take references to it afterwards.
   /// @return the device's index, or nullopt for the CPU
   /// @throws CommError, on all ranks: cuda without a GPU for every rank; two ranks on one GPU (named by host, bus id

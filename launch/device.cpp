@@ -1,5 +1,6 @@
 #include "launch/device.hpp"
 
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <spdlog/spdlog.h>
 
@@ -20,6 +21,12 @@ at::Device bind_device(const trainer::DistributedConfig& config, comm::World& wo
   // One operator at a time: between operators LibTorch would start a second pool as large as the first.
   at::set_num_threads(threads);
   at::set_num_interop_threads(1);
+  if (gpu) {
+    // fp32 means fp32, and the same run gives the same bits. Both cost speed; neither has been measured on a GPU yet.
+    at::globalContext().setAllowTF32CuDNN(false);
+    at::globalContext().setDeterministicCuDNN(true);
+    at::globalContext().setSDPUseMemEfficient(false);
+  }
   return gpu ? at::Device(at::kCUDA, static_cast<at::DeviceIndex>(*gpu)) : at::Device(at::kCPU);
 }
 

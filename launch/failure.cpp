@@ -13,6 +13,11 @@
 #include "trainer/run_error.hpp"
 
 namespace perrin::launch {
+namespace {
+
+constexpr const char* kOutOfMemory = "out of memory; use a smaller train.micro_batch, or fewer ranks on this node";
+
+}  // namespace
 
 Failure describe_failure(const std::exception_ptr& exception) {
   try {
@@ -31,10 +36,15 @@ Failure describe_failure(const std::exception_ptr& exception) {
     return {ExitCode::run, error.what()};
   } catch (const std::filesystem::filesystem_error& error) {
     return {ExitCode::run, error.what()};
+  } catch (const c10::OutOfMemoryError&) {
+    return {ExitCode::internal, kOutOfMemory};
   } catch (const c10::Error& error) {
+    // The CPU allocator has no type of its own for it.
+    if (std::string_view(error.what()).find("not enough memory") != std::string_view::npos)
+      return {ExitCode::internal, kOutOfMemory};
     return {ExitCode::internal, std::string("LibTorch: ") + error.what_without_backtrace()};
   } catch (const std::bad_alloc&) {
-    return {ExitCode::internal, "out of memory; use a smaller train.micro_batch, or fewer ranks on this node"};
+    return {ExitCode::internal, kOutOfMemory};
   } catch (const std::exception& error) {
     return {ExitCode::internal, error.what()};
   } catch (...) {

@@ -88,7 +88,7 @@ if [[ $preset == cuda ]] && command -v nvidia-smi >/dev/null && [[ "$(nvidia-smi
 fi
 # In a session of its own: a Ctrl-C would reach mpirun besides the TERM from here, and at a second signal it leaves without its ranks.
 # Quiet: perrin says itself why it ends; mpirun would add that "the job has been aborted".
-mpirun=(setsid mpirun --quiet -np "$ranks" --bind-to none --mca mpi_yield_when_idle 1)
+mpirun=(setsid mpirun --quiet -np "$ranks" --bind-to none)
 (($(nproc) >= ranks)) || mpirun+=(--oversubscribe)
 if ((EUID == 0)); then
   # Open MPI asks for both before it runs as root, as in a container.
@@ -104,7 +104,7 @@ step "Train on $ranks ranks ($kConfig)"
 status=0
 run "${mpirun[@]}" "$perrin" train "$kConfig" || status=$?
 ((status == 0 || status == kUnfinished)) || exit 1
-checkpoint=$(find "$kRun/checkpoints" -mindepth 2 -maxdepth 2 -path '*/step-*/manifest.json' -printf '%h\n' | sort | tail -n 1)
+checkpoint=$(find "$kRun/checkpoints" -mindepth 2 -maxdepth 2 -regex '.*/step-[0-9]+/manifest.json' -printf '%h\n' | sort | tail -n 1)
 [[ -n "$checkpoint" ]] || fail "the training left no checkpoint in $kRun/checkpoints; its log is in $kRun/logs"
 trained=${checkpoint##*/}
 

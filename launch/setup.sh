@@ -41,7 +41,7 @@ readonly kBuildPackages=(
   build-essential cmake ninja-build ccache git ca-certificates pkg-config python3 python3-venv
   libopenmpi-dev openmpi-bin libhdf5-dev libspdlog-dev libfmt-dev libtomlplusplus-dev libcli11-dev nlohmann-json3-dev
   libpng-dev zlib1g-dev libssl-dev dataset-fashion-mnist)
-readonly kTestPackages=(libgtest-dev libgmock-dev shellcheck)
+readonly kTestPackages=(libgtest-dev libgmock-dev shellcheck hdf5-tools)
 readonly kMinimumGcc=11 kMinimumCmake=3.25
 # Free disk that LibTorch and a build need together, in GiB: measured 1.3 and 4.8 GB installed, 0.6 and 2.3 GB downloaded, 1 to 2 GB built.
 readonly kDiskLightGib=4 kDiskFullGib=10
@@ -178,6 +178,8 @@ if [[ -n "$libtorch" ]]; then
   [[ -e "$libtorch/lib/libtorch_cpu.so" && -e "$libtorch/include/ATen/ATen.h" ]] ||
     fail "no LibTorch in '$libtorch'; give the folder that holds include/ATen/ATen.h and lib/libtorch_cpu.so"
   (cd "$libtorch" && pwd) >"$perrin_source_dir/.perrin-libtorch"
+  [[ -z "${PERRIN_LIBTORCH:-}" || "$PERRIN_LIBTORCH" -ef "$libtorch" ]] ||
+    fail "--libtorch gives '$libtorch', but the environment says PERRIN_LIBTORCH='$PERRIN_LIBTORCH', which wins; unset it"
 fi
 libtorch=$(own_libtorch)
 

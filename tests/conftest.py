@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 # As launch/quickstart.sh and the batch scripts start it, on machines with fewer cores than ranks too.
-MPIRUN = ["mpirun", "--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1"]
+MPIRUN = ["mpirun", "--oversubscribe", "--bind-to", "none"]
 
 
 @pytest.fixture(scope="session")

@@ -48,6 +48,11 @@ incidents=()
 finish() {
   local arguments=() incident
   for incident in "${incidents[@]}"; do arguments+=(--incident "$incident"); done
+  if ! command -v python3 >/dev/null; then  # the set-up failed before it could install one
+    printf 'FAILED %s\n' "${incidents[@]}"
+    printf '0 passed, %d failed, 0 skipped\n' "${#incidents[@]}"
+    exit 1
+  fi
   exec /usr/bin/env python3 tests/support/summary.py "${arguments[@]}" "$@"
 }
 
@@ -96,7 +101,7 @@ run_ctest() {
 
 # run_pytest PRESET: the Python tests, against the program in build/PRESET.
 run_pytest() {
-  local xml="build/$1/results/pytest.junit" start=$SECONDS options=() name
+  local xml="build/$1/results/pytest.junit" start=$SECONDS options=() name status=0
   [[ -z "$filter" ]] || options+=(-k "$filter")
   export PERRIN_SOURCE_DIR="$perrin_source_dir" PERRIN_BUILD_DIR="$perrin_source_dir/build/$1"
   export PERRIN_BINARY="$PERRIN_BUILD_DIR/launch/perrin"
@@ -106,7 +111,9 @@ run_pytest() {
       "$perrin_venv/bin/python" -m pytest tests -q --collect-only -m slow "${options[@]}" 2>/dev/null | grep '::' || true)
     options+=(-m "not slow")
   fi
-  run timeout --kill-after=10 "$kSuiteDeadline" "$perrin_venv/bin/python" -m pytest tests -q --junit-xml "$xml" "${options[@]}" || true
+  run timeout --kill-after=10 "$kSuiteDeadline" "$perrin_venv/bin/python" -m pytest tests -q --junit-xml "$xml" "${options[@]}" || status=$?
+  # 0: all passed, 1: some failed, 5: none chosen by --filter; anything else ended pytest before its last test.
+  [[ $status =~ ^[015]$ ]] || incidents+=("$1: pytest ended early with status $status")
   if [[ -s "$xml" ]]; then results+=(--pytest "$1=$xml"); else incidents+=("$1: pytest gave no results within $kSuiteDeadline s"); fi
   say "== $1: pytest done ($((SECONDS - start)) s)"
 }

@@ -23,12 +23,14 @@ struct DataConfig {
   bool horizontal_flip = false;  ///< flip each training image with probability 1/2, keyed by its position
 };
 
-/// A U-Net of the DDPM family; the names are those of diffusers' UNet2DModel. Image size and channels come from the dataset.
+/// A U-Net of the DDPM family; the names are those of diffusers' UNet2DModel. Image size and channels come from the
+/// dataset.
 struct ModelConfig {
   std::vector<std::int64_t> block_out_channels = {128, 256, 256, 256};  ///< one level each, finest first
   std::int64_t layers_per_block = 2;
-  std::vector<std::int64_t> attention_resolutions = {16};  ///< self-attention at levels of these heights, and in the middle
-  std::int64_t attention_head_dim = 0;                     ///< channels of one head; 0: a single head
+  std::vector<std::int64_t> attention_resolutions = {
+      16};                              ///< self-attention at levels of these heights, and in the middle
+  std::int64_t attention_head_dim = 0;  ///< channels of one head; 0: a single head
   std::int64_t norm_num_groups = 32;
   double norm_eps = 1e-6;
   double dropout = 0.0;
@@ -49,12 +51,12 @@ struct DiffusionConfig {
 /// What one run does and when.
 struct TrainConfig {
   std::int64_t steps = 800'000;
-  std::int64_t batch_size = 128;   ///< of all ranks together
-  std::int64_t micro_batch = 0;    ///< most images in one forward pass of one rank; 0: the rank's whole share
-  double max_minutes = 0;          ///< wall-time budget of one start; 0: none
-  std::int64_t log_every = 50;     ///< steps
-  std::int64_t evaluate_every = 0; ///< steps; 0: only at the end
-  std::int64_t sample_every = 0;   ///< steps; 0: only at the end
+  std::int64_t batch_size = 128;    ///< of all ranks together
+  std::int64_t micro_batch = 0;     ///< most images in one forward pass of one rank; 0: the rank's whole share
+  double max_minutes = 0;           ///< wall-time budget of one start; 0: none
+  std::int64_t log_every = 50;      ///< steps
+  std::int64_t evaluate_every = 0;  ///< steps; 0: only at the end
+  std::int64_t sample_every = 0;    ///< steps; 0: only at the end
 };
 
 /// Where Adam's epsilon stands.
@@ -71,15 +73,16 @@ struct OptimizerConfig {
   double beta2 = 0.999;
   double eps = 1e-8;
   AdamEpsilon eps_form = AdamEpsilon::corrected;
-  double clip_norm = 1.0;            ///< of the whole gradient; 0: no clipping
-  std::int64_t warmup_steps = 5000;  ///< lr rises linearly over these updates
+  double clip_norm = 1.0;                      ///< of the whole gradient; 0: no clipping
+  std::int64_t warmup_steps = 5000;            ///< lr rises linearly over these updates
   LrSchedule schedule = LrSchedule::constant;  ///< after the warm-up; cosine falls to 0 at train.steps
 };
 
 /// Exponential moving averages of the weights.
 struct EmaConfig {
-  std::vector<double> decays = {0.9999};  ///< the first is what is evaluated, sampled and exported by default
-  bool warmup = false;                    ///< decay of update n is min(decay, (1 + n) / (10 + n))
+  std::vector<double> decays = {
+      0.9999};          ///< at least one; the first is what is evaluated, sampled and exported by default
+  bool warmup = false;  ///< decay of update n is min(decay, (1 + n) / (10 + n))
 };
 
 struct CheckpointConfig {
@@ -102,16 +105,17 @@ struct SampleConfig {
   std::int64_t rows = 8;
   std::int64_t columns = 8;
   std::uint64_t seed = 0;
-  std::int64_t batch_size = 16;  ///< images of one forward pass; whole batches go to ranks, so that the ranks do not show in the images
+  std::int64_t batch_size =
+      16;  ///< images of one forward pass; whole batches go to ranks, so that the ranks do not show in the images
 };
 
 using comm::DeviceChoice;
 
 struct DistributedConfig {
   DeviceChoice device = DeviceChoice::automatic;
-  std::int64_t threads = 0;       ///< of each rank; 0: cores of the node / its ranks
-  double bucket_mib = 4.0;        ///< cap of one gradient bucket
-  double timeout_seconds = 300;   ///< deadline of a collective
+  std::int64_t threads = 0;      ///< of each rank; 0: cores of the node / its ranks
+  double bucket_mib = 4.0;       ///< cap of one gradient bucket
+  double timeout_seconds = 300;  ///< deadline of a collective
 };
 
 struct Config {

@@ -11,13 +11,13 @@ namespace perrin::trainer {
 struct Estimate {
   std::int64_t parameters = 0;
   std::int64_t tensors = 0;
-  std::int64_t weight_bytes = 0;       ///< of each rank, as are the four below
+  std::int64_t weight_bytes = 0;  ///< of each rank, as are the four below
   std::int64_t gradient_bytes = 0;
-  std::int64_t adam_bytes = 0;         ///< both moments
-  std::int64_t ema_bytes = 0;          ///< of all EMAs
-  std::int64_t checkpoint_bytes = 0;   ///< of one checkpoint: weights, both moments, EMAs
-  std::int64_t images_per_rank = 0;    ///< of one global batch, at most
-  std::int64_t micro_batch = 0;        ///< images of the largest forward pass of a rank
+  std::int64_t adam_bytes = 0;        ///< both moments
+  std::int64_t ema_bytes = 0;         ///< of all EMAs
+  std::int64_t checkpoint_bytes = 0;  ///< of one checkpoint: weights, both moments, EMAs
+  std::int64_t images_per_rank = 0;   ///< of one global batch, at most
+  std::int64_t micro_batch = 0;       ///< images of the largest forward pass of a rank
 };
 
 /// @throws std::invalid_argument as UNet and SlicePlan do

@@ -7,7 +7,8 @@ namespace perrin::trainer {
 at::Tensor to_model_range(std::span<const std::uint8_t> pixels, const data::ImageShape& shape, at::Device device) {
   const auto count = static_cast<std::int64_t>(pixels.size() / shape.bytes());
   // from_blob reads only: the copy to the device or to float leaves the caller's bytes alone.
-  const at::Tensor bytes = at::from_blob(const_cast<std::uint8_t*>(pixels.data()), {count, shape.channels, shape.height, shape.width}, at::kByte);
+  const at::Tensor bytes = at::from_blob(const_cast<std::uint8_t*>(pixels.data()),
+                                         {count, shape.channels, shape.height, shape.width}, at::kByte);
   return bytes.to(device).to(at::kFloat).div_(127.5).sub_(1.0);
 }
 

@@ -10,10 +10,12 @@
 
 namespace perrin::trainer {
 
-/// Pixels as the network sees them: uint8 [n, C, H, W] to float32 in [-1, 1], x / 127.5 - 1 (Ho et al. 2020, section 3.3).
+/// Pixels as the network sees them: uint8 [n, C, H, W] to float32 in [-1, 1], x / 127.5 - 1 (Ho et al. 2020,
+/// section 3.3).
 at::Tensor to_model_range(std::span<const std::uint8_t> pixels, const data::ImageShape& shape, at::Device device);
 
-/// Back to pixels: round((x + 1) * 127.5), clamped to [0, 255]; uint8, on the CPU. Rounds where OpenAI's code truncates.
+/// Back to pixels: round((x + 1) * 127.5), clamped to [0, 255]; uint8, on the CPU. Rounds where OpenAI's code
+/// truncates.
 at::Tensor to_pixels(const at::Tensor& images);
 
 }  // namespace perrin::trainer

@@ -18,8 +18,9 @@ data::DirectoryLock claim_run_folder(const RunPaths& paths) {
     std::error_code error;
     std::filesystem::create_directories(folder, error);
     if (error)
-      throw RunError(fmt::format("cannot make the run folder {}: {}; choose another one with --run.directory=DIR or change its permissions",
-                                 folder.string(), error.message()));
+      throw RunError(fmt::format(
+          "cannot make the run folder {}: {}; choose another one with --run.directory=DIR or change its permissions",
+          folder.string(), error.message()));
   }
   try {
     return data::DirectoryLock(paths.root(), "run.lock");

@@ -27,7 +27,8 @@ class RunPaths {
   std::filesystem::path root_;
 };
 
-/// Makes the folders of a run and holds it, so that no second start of the same run writes beside this one. One per run, on rank 0.
+/// Makes the folders of a run and holds it, so that no second start of the same run writes beside this one. One per
+/// run, on rank 0.
 /// @throws RunError if another process holds the run or the folder cannot be written, naming the holder or the reason
 data::DirectoryLock claim_run_folder(const RunPaths& paths);
 

@@ -9,7 +9,8 @@
 
 namespace perrin::trainer {
 
-void require_same_on_all_ranks(comm::Communicator& control, const std::string& text, const std::string& what) {
+void require_same_on_all_ranks(comm::Communicator& control, const std::string& text, const std::string& what,
+                               const std::string& remedy) {
   const std::string hash = data::sha256_hex(text);
   const auto ranks = static_cast<std::size_t>(control.size());
   std::vector<std::uint8_t> mine(hash.begin(), hash.end()), all(hash.size() * ranks);
@@ -25,8 +26,7 @@ void require_same_on_all_ranks(comm::Communicator& control, const std::string& t
   }
   if (different.empty()) return;
   throw comm::CommError({"compare", 0, text.size(), control.rank()},
-                        what + " of rank " + names + " differ from rank 0's; start every rank with the same program, configuration and files",
-                        different);
+                        what + " of rank " + names + " differ from rank 0's; " + remedy, different);
 }
 
 }  // namespace perrin::trainer

@@ -24,7 +24,8 @@ std::optional<data::Dataset> open_heldout(const DataConfig& config, const data::
   if (config.heldout.empty()) return std::nullopt;
   data::Dataset heldout(config.heldout);
   if (heldout.shape() != shape)
-    throw RunError("the held-out images (" + config.heldout + ") have another shape than the training images (" + config.train + ")");
+    throw RunError("the held-out images (" + config.heldout + ") have another shape than the training images (" +
+                   config.train + ")");
   return heldout;
 }
 
@@ -32,21 +33,20 @@ std::optional<data::Dataset> open_heldout(const DataConfig& config, const data::
 
 TrainOutcome train(const Config& config, const std::string& resolved_config, comm::World& world, at::Device device) {
   const RunPaths paths(config.run.directory);
-  std::optional<data::DirectoryLock> claim;
-  if (world.is_root()) claim = claim_run_folder(paths);
   require_same_on_all_ranks(world.control(), resolved_config, "the resolved configurations");
 
   const data::Dataset train_set(config.data.train);
   const auto heldout = open_heldout(config.data, train_set.shape());
-  require_same_on_all_ranks(world.control(), train_set.fingerprint() + (heldout ? heldout->fingerprint() : ""), "the datasets");
+  require_same_on_all_ranks(world.control(), train_set.fingerprint() + (heldout ? heldout->fingerprint() : ""),
+                            "the datasets");
 
   const CheckpointOrigin origin{.config = resolved_config,
                                 .dataset_fingerprint = train_set.fingerprint(),
                                 .image_shape = train_set.shape(),
                                 .sample_order = std::string(data::SampleOrder::kAlgorithm),
                                 .ema_decays = config.ema.decays};
-  TrainingState state{.arena = ParameterArena(unet_parameters(config.model, train_set.shape()), config.ema.decays.size(),
-                                              config.run.seed, device),
+  TrainingState state{.arena = ParameterArena(unet_parameters(config.model, train_set.shape()),
+                                              config.ema.decays.size(), config.run.seed, device),
                       .progress = {},
                       .losses = {}};
   const auto resumed = resume_newest(paths.checkpoints(), origin, state, world.control());
@@ -55,8 +55,9 @@ TrainOutcome train(const Config& config, const std::string& resolved_config, com
   if (world.is_root()) {
     data::write_file_durably(paths.config(), std::string_view(resolved_config));
     metrics.emplace(paths.metrics(), resumed ? resumed->metrics_bytes : 0);
-    spdlog::info("{} parameters, {} training images, global batch {} over {} rank{} on {}", state.arena.layout().numel(), train_set.size(),
-                 config.train.batch_size, world.size(), world.size() == 1 ? "" : "s", device.str());
+    spdlog::info("{} parameters, {} training images, global batch {} over {} rank{} on {}",
+                 state.arena.layout().numel(), train_set.size(), config.train.batch_size, world.size(),
+                 world.size() == 1 ? "" : "s", device.str());
     if (resumed) spdlog::info("going on from {} (step {})", resumed->checkpoint.string(), state.progress.step);
   }
   if (state.progress.step >= config.train.steps)

@@ -23,7 +23,8 @@ struct TrainOutcome {
   std::filesystem::path checkpoint;  ///< the newest one
 };
 
-/// Trains the run that `config` describes, from its newest whole checkpoint if it has one. Collective over the world.
+/// Trains the run that `config` describes, from its newest whole checkpoint if it has one. Collective over the world;
+/// rank 0 has claimed the run folder (claim_run_folder).
 /// @param resolved_config every key as text; stored with the run and in each checkpoint
 /// @param device          where this rank computes
 /// @throws RunError, CheckpointError, data::DataError, comm::CommError

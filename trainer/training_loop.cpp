@@ -10,6 +10,7 @@
 
 #include "trainer/checkpoint/checkpoint_folder.hpp"
 #include "trainer/checkpoint/resume.hpp"
+#include "trainer/deadlines.hpp"
 #include "trainer/diffusion/objective.hpp"
 #include "trainer/evaluate/heldout_loss.hpp"
 #include "trainer/evaluate/sample_images.hpp"
@@ -27,9 +28,11 @@ namespace {
 constexpr std::int64_t kMostSkippedInARow = 20;  // non-finite steps; a run that only skips burns its allocation
 
 /// This rank's slices of every global batch from `step` on, as stream positions.
-data::SliceSource slices_from(std::int64_t step, std::uint64_t position, std::int64_t global_batch, std::vector<Slice> slices) {
+data::SliceSource slices_from(std::int64_t step, std::uint64_t position, std::int64_t global_batch,
+                              std::vector<Slice> slices) {
   return data::slices_by_step(static_cast<std::uint64_t>(step), [=](std::uint64_t at) {
-    const std::uint64_t first = position + (at - static_cast<std::uint64_t>(step)) * static_cast<std::uint64_t>(global_batch);
+    const std::uint64_t first =
+        position + (at - static_cast<std::uint64_t>(step)) * static_cast<std::uint64_t>(global_batch);
     std::vector<data::Slice> positions;
     for (const Slice& slice : slices)
       positions.push_back({first + static_cast<std::uint64_t>(slice.offset), static_cast<std::uint64_t>(slice.count)});
@@ -73,8 +76,8 @@ TrainOutcome TrainingLoop::run() {
     step();
     if (due(config.train.log_every)) report();
     if (due(config.train.evaluate_every)) evaluate();
-    if (due(config.train.sample_every)) sample();
     if (due(config.checkpoint.every) || out_of_time_) checkpoint();
+    if (due(config.train.sample_every)) sample();  // after the checkpoint: a picture that fails costs no work
   }
   return {last_step() ? StopReason::finished : StopReason::time_budget, state_.progress.step,
           checkpoint_path(paths_.checkpoints(), state_.progress.step)};
@@ -88,14 +91,20 @@ void TrainingLoop::step() {
     const Draw draw = draw_noise(batch.positions);
     const at::Tensor x_0 = images_of(batch);
     const at::Tensor x_t = process_.q_sample(x_0, draw.t, draw.eps);
-    const at::Tensor eps_hat = model_(x_t, draw.t, {.positions = batch.positions, .seed = in_.config.run.seed, .training = true});
+    const at::Tensor eps_hat =
+        model_(x_t, draw.t, {.positions = batch.positions, .seed = in_.config.run.seed, .training = true});
     const at::Tensor loss = epsilon_loss_per_sample(eps_hat, draw.eps).sum() / plan_.global_batch();
-    reducer_.backward(loss, /*first_slice=*/i == 0, /*last_slice=*/i + 1 == slices_.size());  // last: buckets leave as they fill
+    reducer_.backward(loss, /*first_slice=*/i == 0,
+                      /*last_slice=*/i + 1 == slices_.size());  // last: buckets leave as they fill
     loss_sum += loss.item<double>();
   }
   const double loss = agree(loss_sum);
   reducer_.finish();
-  last_update_ = optimizer_.update(state_.arena, state_.progress.step, state_.progress.updates);  // clip, Adam, EMA: one pass
+  if (std::isfinite(loss))
+    last_update_ =
+        optimizer_.update(state_.arena, state_.progress.step, state_.progress.updates);  // clip, Adam, EMA: one pass
+  else
+    last_update_.skipped = true;
 
   ++state_.progress.step;
   state_.progress.position += static_cast<std::uint64_t>(plan_.global_batch());
@@ -109,8 +118,11 @@ void TrainingLoop::step() {
 TrainingLoop::Draw TrainingLoop::draw_noise(std::span<const std::uint64_t> positions) const {
   const std::uint64_t seed = in_.config.run.seed;
   const data::ImageShape& shape = in_.train.shape();
-  return {keyed_timesteps({.seed = seed, .purpose = Purpose::timestep}, positions, process_.schedule().timesteps()).to(in_.device),
-          keyed_normal({.seed = seed, .purpose = Purpose::noise}, positions, {shape.channels, shape.height, shape.width}).to(in_.device)};
+  return {
+      keyed_timesteps({.seed = seed, .purpose = Purpose::timestep}, positions, process_.schedule().timesteps())
+          .to(in_.device),
+      keyed_normal({.seed = seed, .purpose = Purpose::noise}, positions, {shape.channels, shape.height, shape.width})
+          .to(in_.device)};
 }
 
 at::Tensor TrainingLoop::images_of(const data::Batch& batch) const {
@@ -138,11 +150,14 @@ void TrainingLoop::accept(double loss) {
 void TrainingLoop::skip(double loss) {
   ++skipped_in_a_row_;
   if (in_.world.is_root())
-    spdlog::warn("step {}: the gradient is not finite (loss {}); weights, Adam and EMA stay as they were", state_.progress.step, loss);
+    spdlog::warn("step {}: loss or gradient is not finite (loss {}); weights, Adam and EMA stay as they were",
+                 state_.progress.step, loss);
   if (skipped_in_a_row_ >= kMostSkippedInARow)
-    throw RunError(fmt::format("the gradient was not finite in {} steps in a row up to step {}; lower optimizer.lr, check the data, and start "
-                               "again: the run goes on from its last checkpoint",
-                               skipped_in_a_row_, state_.progress.step));
+    throw RunError(
+        fmt::format("loss or gradient was not finite in {} steps in a row up to step {}; check the data, or begin a "
+                    "run with a lower "
+                    "optimizer.lr in another run.directory",
+                    skipped_in_a_row_, state_.progress.step));
 }
 
 bool TrainingLoop::last_step() const { return state_.progress.step >= in_.config.train.steps; }
@@ -157,9 +172,7 @@ void TrainingLoop::report() {
   const double rate = steps * static_cast<double>(plan_.global_batch()) / step_seconds_;
   const double stall = loader_.stall_time().count();
   const double loss = state_.losses.count > 0 ? state_.losses.sum / static_cast<double>(state_.losses.count) : NAN;
-  const double decay = in_.config.ema.decays.empty()
-                           ? 0.0
-                           : ema_decay(in_.config.ema.decays.front(), in_.config.ema.warmup, state_.progress.updates);
+  const double decay = ema_decay(in_.config.ema.decays.front(), in_.config.ema.warmup, state_.progress.updates);
   if (metrics_) {
     metrics_->write({{"kind", "train"},
                      {"step", state_.progress.step},
@@ -173,8 +186,7 @@ void TrainingLoop::report() {
                      {"loader_stall_seconds", stall - reported_stall_},
                      {"seconds", elapsed}});
     double left = static_cast<double>(in_.config.train.steps - state_.progress.step) / steps * step_seconds_;
-    if (in_.config.train.max_minutes > 0)
-      left = std::min(left, in_.config.train.max_minutes * 60 - elapsed);
+    if (in_.config.train.max_minutes > 0) left = std::min(left, in_.config.train.max_minutes * 60 - elapsed);
     progress_->show({state_.progress.step, in_.config.train.steps, loss, rate, 1.0 / (1.0 - decay), left});
   }
   state_.losses = {};
@@ -186,7 +198,8 @@ void TrainingLoop::report() {
 void TrainingLoop::evaluate() {
   if (in_.heldout == nullptr) return;
   const auto begun = Clock::now();
-  const HeldoutLoss heldout = evaluate_heldout(predictor(), process_, *in_.heldout, in_.config.evaluate, in_.world.control(), in_.device);
+  const HeldoutLoss heldout =
+      evaluate_heldout(predictor(), process_, *in_.heldout, in_.config.evaluate, in_.world.control(), in_.device);
   if (!metrics_) return;
   metrics_->write({{"kind", "heldout"},
                    {"step", state_.progress.step},
@@ -194,8 +207,8 @@ void TrainingLoop::evaluate() {
                    {"images", heldout.images},
                    {"weights", predictor_name()}});
   progress_->interrupt();
-  spdlog::info("held-out loss {:.5f} over {} images with {} weights at step {} ({:.1f} s)", heldout.loss, heldout.images, predictor_name(),
-               state_.progress.step, seconds_between(begun, Clock::now()));
+  spdlog::info("held-out loss {:.5f} over {} images with {} weights at step {} ({:.1f} s)", heldout.loss,
+               heldout.images, predictor_name(), state_.progress.step, seconds_between(begun, Clock::now()));
 }
 
 void TrainingLoop::sample() {
@@ -206,27 +219,28 @@ void TrainingLoop::sample() {
   const auto path = paths_.sample_grid(state_.progress.step);
   write_png(path, make_grid(images, in_.config.sample.rows, in_.config.sample.columns));
   progress_->interrupt();
-  spdlog::info("samples of {} weights: {} ({:.1f} s)", predictor_name(), path.string(), seconds_between(begun, Clock::now()));
+  spdlog::info("samples of {} weights: {} ({:.1f} s)", predictor_name(), path.string(),
+               seconds_between(begun, Clock::now()));
 }
 
 void TrainingLoop::checkpoint() {
-  require_same_on_all_ranks(in_.world.control(), hash_of_state(state_), "weights, Adam or EMA");
+  require_same_on_all_ranks(
+      in_.world.control(), hash_of_state(state_), "weights, Adam or EMA",
+      "the ranks have drifted apart, by a fault of memory, processor or network; start again from the last checkpoint");
   if (metrics_) {
     save_checkpoint(paths_.checkpoints(), state_, in_.origin, metrics_->sync());
     remove_old_checkpoints(paths_.checkpoints(), in_.config.checkpoint.keep);
   }
-  // No rank leaves, and the run does not end, before the checkpoint is published; writing may take longer than a collective.
-  in_.world.control().barrier().wait(kCheckpointDeadline);
+  // No rank leaves, and the run does not end, before the checkpoint is published; writing may take longer than a
+  // collective.
+  in_.world.control().barrier().wait(kLongWork);
 }
 
 UNet TrainingLoop::predictor() const {
-  const auto& emas = state_.arena.emas();
-  return UNet(in_.config.model, in_.train.shape(), state_.arena.frozen(emas.empty() ? state_.arena.weights() : emas.front()),
+  return UNet(in_.config.model, in_.train.shape(), state_.arena.frozen(state_.arena.emas().front()),
               state_.arena.layout().memory_format());
 }
 
-std::string TrainingLoop::predictor_name() const {
-  return in_.config.ema.decays.empty() ? "raw" : fmt::format("EMA {}", in_.config.ema.decays.front());
-}
+std::string TrainingLoop::predictor_name() const { return fmt::format("EMA {}", in_.config.ema.decays.front()); }
 
 }  // namespace perrin::trainer

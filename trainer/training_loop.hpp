@@ -54,7 +54,6 @@ class TrainingLoop {
     at::Tensor t, eps;
   };
   using Clock = std::chrono::steady_clock;
-  static constexpr std::chrono::minutes kCheckpointDeadline{30};
 
   void step();
   Draw draw_noise(std::span<const std::uint64_t> positions) const;
@@ -71,7 +70,7 @@ class TrainingLoop {
   void evaluate();
   void sample();
   void checkpoint();
-  /// The network over the first EMA, or over the weights where there is none; shares their memory.
+  /// The network over the first EMA; shares its memory.
   UNet predictor() const;
   std::string predictor_name() const;
 

@@ -4,6 +4,7 @@
 
 #include "trainer/checkpoint/checkpoint_error.hpp"
 #include "trainer/memory_format.hpp"
+#include "trainer/same_on_all_ranks.hpp"
 
 namespace perrin::launch {
 
@@ -38,7 +39,11 @@ StoredRun find_run(const InferenceArguments& arguments, std::vector<Override> ov
   return run;
 }
 
-Predictor load_predictor(const StoredRun& run, trainer::WeightsChoice weights, at::Device device) {
+Predictor load_predictor(const StoredRun& run, trainer::WeightsChoice weights, comm::World& world, at::Device device) {
+  // Beside a living training each rank may have found another newest checkpoint.
+  trainer::require_same_on_all_ranks(
+      world.control(), run.checkpoint.string() + trainer::to_json(run.manifest), "the checkpoints",
+      "a training has just made a new one; name the checkpoint folder instead of the run folder");
   trainer::StoredModel stored = trainer::load_model(run.checkpoint, weights);
   const at::MemoryFormat format = trainer::memory_format_for(device);
   const trainer::ParameterLookup lookup = [&](const std::string& name) {

@@ -48,6 +48,6 @@ struct Predictor {
 };
 
 /// @throws CheckpointError if the checkpoint is damaged
-Predictor load_predictor(const StoredRun& run, trainer::WeightsChoice weights, at::Device device);
+Predictor load_predictor(const StoredRun& run, trainer::WeightsChoice weights, comm::World& world, at::Device device);
 
 }  // namespace perrin::launch

@@ -45,7 +45,7 @@ ExitCode sample(const SampleArguments& arguments, Session& session) {
   require_writable_folder(arguments.output.parent_path());
   comm::World& world = session.start_world(world_options(run.config.distributed, /*require_all_slurm_tasks=*/false));
   const at::Device device = bind_device(run.config.distributed, world);
-  const Predictor predictor = load_predictor(run, weights_of(arguments.source), device);
+  const Predictor predictor = load_predictor(run, weights_of(arguments.source), world, device);
   const at::Tensor images =
       trainer::sample_images(predictor.model, predictor.process, run.config.sample, run.config.diffusion.variance_type,
                              run.manifest.origin.image_shape, world.control(), device);

@@ -22,6 +22,7 @@
 #include "launch/versions.hpp"
 #include "launch/world_options.hpp"
 #include "launch/writable_folder.hpp"
+#include "trainer/checkpoint/checkpoint_error.hpp"
 #include "trainer/checkpoint/checkpoint_folder.hpp"
 #include "trainer/estimate.hpp"
 #include "trainer/run_folder.hpp"
@@ -57,11 +58,15 @@ class Preflight {
  private:
   /// A run that has a checkpoint goes on, and only some keys may have changed; one without has nothing to lose.
   void compare_with_stored_run() const {
-    const trainer::RunPaths paths(config_.run.directory);
-    std::error_code error;
-    if (!std::filesystem::exists(paths.config(), error) || trainer::list_checkpoints(paths.checkpoints()).empty())
-      return;
-    refuse_changes_on_resume(read_config(paths.config()), config_, paths.config());
+    for (const auto& folder : trainer::list_checkpoints(trainer::RunPaths(config_.run.directory).checkpoints())) {
+      try {
+        const trainer::CheckpointManifest manifest = trainer::read_manifest(folder);
+        refuse_changes_on_resume(read_config_text(manifest.origin.config, folder.string(), {}), config_, folder);
+        return;
+      } catch (const trainer::DamagedCheckpoint&) {
+        continue;  // the resume names it and takes the one before it
+      }
+    }
   }
 
   void look_at_datasets() {
@@ -71,6 +76,11 @@ class Preflight {
           "'data.train' is empty: name a dataset folder made by `perrin prepare`, here or with --data.train=DIR");
     }
     manifest_ = data::read_manifest(config_.data.train);
+    if (manifest_.shape.channels != 1 && manifest_.shape.channels != 3) {
+      throw data::DataError(
+          config_.data.train,
+          fmt::format("has images of {} channels; sample grids are drawn of 1 or 3", manifest_.shape.channels));
+    }
     if (!config_.data.heldout.empty() && data::read_manifest(config_.data.heldout).shape != manifest_.shape) {
       throw data::DataError(config_.data.heldout, "has images of another shape than " + config_.data.train +
                                                       "; prepare both in the same way");
@@ -100,6 +110,9 @@ ExitCode train(const TrainArguments& arguments, Session& session) {
   const trainer::Config& config = preflight.config();
   comm::World& world = session.start_world(world_options(config.distributed, /*require_all_slurm_tasks=*/true));
   check_ranks(config.train, world.size(), preflight.place());
+  // Held until the end; nothing is written into a run that another process trains.
+  const auto claim = world.is_root() ? std::optional(trainer::claim_run_folder(trainer::RunPaths(config.run.directory)))
+                                     : std::nullopt;
   log_to_folder(trainer::RunPaths(config.run.directory).logs(), world.rank());
   const at::Device device = bind_device(config.distributed, world);
   const int threads = at::get_num_threads();

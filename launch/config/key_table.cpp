@@ -266,11 +266,10 @@ void add_sample(std::vector<Key>& keys) {
 }
 
 void add_distributed(std::vector<Key>& keys) {
-  keys.push_back(
-      Entry("distributed.device", &Config::distributed, &DistributedConfig::device,
-            {{"auto", DeviceChoice::automatic}, {"cpu", DeviceChoice::cpu}, {"cuda", DeviceChoice::cuda}},
-            "Where the ranks compute; auto: one GPU for each rank where every node has enough, else the CPU.")
-          .changeable());
+  keys.push_back(Entry("distributed.device", &Config::distributed, &DistributedConfig::device,
+                       {{"auto", DeviceChoice::automatic}, {"cpu", DeviceChoice::cpu}, {"cuda", DeviceChoice::cuda}},
+                       "Where the ranks compute; auto: GPUs where every rank has one of its own, else the CPU.")
+                     .changeable());
   keys.push_back(Entry("distributed.threads", &Config::distributed, &DistributedConfig::threads,
                        "Threads of each rank on the CPU; 0: the cores it may use, shared among the node's ranks.")
                      .in(between(0, 4096))

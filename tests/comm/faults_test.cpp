@@ -32,8 +32,7 @@ Outcome run(const std::string& command) {
 }
 
 Outcome run_with_fault(const std::string& fault) {
-  return run(std::string(MPIRUN) + " -np 4 --oversubscribe --bind-to none --mca mpi_yield_when_idle 1 " +
-             FAULT_PROGRAM + " " + fault);
+  return run(std::string(MPIRUN) + " -np 4 --oversubscribe --bind-to none " + FAULT_PROGRAM + " " + fault);
 }
 
 TEST(Faults, NoneIsAnOrderlyEnd) {

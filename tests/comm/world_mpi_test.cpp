@@ -31,8 +31,6 @@ TEST(World, OnOneNodeHasLocalRanksLikeRanksAndOneHost) {
   EXPECT_THAT(world.host_names(), testing::Each(world.host_name()));
 }
 
-TEST(World, SaysWhichMpi) { EXPECT_FALSE(perrin::test::world().versions().empty()); }
-
 TEST(World, WithoutGpuStaysInHostMemoryUnlessCudaIsDemanded) {
   World& world = perrin::test::world();
   if (device_count() > 0) GTEST_SKIP() << "this machine has a GPU";

@@ -83,8 +83,28 @@ def test_a_checkpoint_of_another_architecture_is_refused_even_without_the_stored
     (run / "config.toml").unlink()
     before = contents(run / "checkpoints")
     said = refused(perrin, "train", config, "--model.block_out_channels=[8, 8]", "--train.steps=8")
-    assert "architecture" in said and "step-00000004" in said
+    assert "model.block_out_channels" in said and "step-00000004" in said
     assert contents(run / "checkpoints") == before
+
+
+def test_a_checkpoint_of_another_format_is_refused_and_not_taken_for_damaged(perrin, finished_run):
+    config, run = finished_run
+    manifest = checkpoint(run, 4) / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"format_version": 1', '"format_version": 2'))
+    before = contents(run)
+    said = refused(perrin, "train", config, "--train.steps=8")
+    assert "format version 2" in said
+    assert contents(run / "checkpoints") == {name.removeprefix("checkpoints/"): sha for name, sha in before.items() if name.startswith("checkpoints/")}
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(perrin, finished_run):
+    config, run = finished_run
+    for path in (run / "checkpoints").rglob("weights.safetensors"):
+        os.truncate(path, path.stat().st_size - 1)
+    metrics = (run / "metrics.jsonl").read_bytes()
+    for _ in range(2):
+        assert "damaged" in refused(perrin, "train", config, "--train.steps=8")
+    assert (run / "metrics.jsonl").read_bytes() == metrics
 
 
 def test_a_checkpoint_of_another_dataset_is_refused(perrin, finished_run, datasets, tmp_path):
@@ -150,20 +170,22 @@ def test_one_rank_that_throws_in_the_middle_of_a_step_takes_all_along(perrin, mp
             time.sleep(0.05)
         with h5py.File(broken / "shard-00000.h5") as file:
             images, offset = file["images"].shape[0], file["images"].id.get_offset()
-        with open(broken / "shard-00000.h5", "r+b") as shard:  # every image of the shard, so that the next batch meets one
+        every = 16 * 64  # bytes: one image in 16 of this shard, so that some step soon meets one, most often on one rank alone
+        with open(broken / "shard-00000.h5", "r+b") as shard:
             shard.seek(offset)
             pixels = bytearray(shard.read(64 * images))
-            pixels[::64] = bytes(pixel ^ 0xFF for pixel in pixels[::64])
+            pixels[::every] = bytes(pixel ^ 0xFF for pixel in pixels[::every])
             shard.seek(offset)
             shard.write(pixels)
         begun = time.monotonic()
         said, _ = process.communicate(timeout=60)
         assert time.monotonic() - begun < DEADLINE, said
+        left_behind = subprocess.run(["pgrep", "-f", str(config)], capture_output=True).returncode
     finally:
-        process.kill()
+        subprocess.run(["pkill", "-KILL", "-f", str(config)])
     assert process.returncode != 0
     assert "shard-00000.h5" in said and "rank" in said
-    assert subprocess.run(["pgrep", "-f", str(config)], capture_output=True).returncode == 1, "a rank is left behind"
+    assert left_behind == 1, "a rank is left behind"
 
 
 @pytest.mark.parametrize("command", [("inspect",), ("export", "--output", "export"), ("sample", "--output", "picture.png")])

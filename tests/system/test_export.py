@@ -2,17 +2,16 @@
 
 import json
 
+import diffusers
 import numpy as np
-import pytest
-from small_world import checkpoint
+import torch
 from safetensors.numpy import load_file
+from small_world import checkpoint
 
 
 
 
 def test_diffusers_loads_the_export_with_the_ema_weights_of_the_checkpoint(perrin, write_config, tmp_path):
-    torch = pytest.importorskip("torch", reason="torch is not installed")
-    diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
     config, run = write_config()
     perrin("train", config)
     perrin("export", run, "--output", tmp_path / "export")

@@ -13,8 +13,16 @@ VARIANTS = {
     "1-rank": (1, {}),
     "2-ranks": (2, {}),
     "2-ranks-micro-batches": (2, {"train.micro_batch": 3}),
-    "1-rank-ema-warmup-tensorflow-epsilon": (1, {"ema.warmup": True, "optimizer.eps_form": "uncorrected", "optimizer.schedule": "cosine"}),
+    "1-rank-ema-warmup-tensorflow-epsilon": (1, {"ema.warmup": True, "optimizer.eps_form": "uncorrected"}),
 }
+
+
+def is_running(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def kill_when_published(command, environment, folder, timeout=60):
@@ -36,7 +44,7 @@ def kill_when_published(command, environment, folder, timeout=60):
                 pass
         process.wait()
         for pid in map(int, children):
-            while os.path.exists(f"/proc/{pid}/status") and "Z" not in open(f"/proc/{pid}/status").read().split("State:")[1][:4]:
+            while is_running(pid):
                 time.sleep(0.01)
 
 
@@ -47,8 +55,12 @@ def test_killed_after_10_of_20_steps_ends_in_the_same_bits(perrin, mpirun, progr
     perrin("train", straight_config, ranks=ranks, timeout=120)
 
     config, run = write_config("killed", **changes)
-    kill_when_published(mpirun(ranks, "train", config), program_environment(), checkpoint(run, 10))
-    shutil.rmtree(checkpoint(run, 20), ignore_errors=True)  # where the kill came late, go back to step 10 all the same
+    # It would go on for a million steps, so it dies in the middle of one; checkpoints past step 10 are what it did until the kill came.
+    endless = mpirun(ranks, "train", config, "--train.steps=1000000", "--checkpoint.keep=1000")
+    kill_when_published(endless, program_environment(), checkpoint(run, 10))
+    for later in (run / "checkpoints").iterdir():
+        if later != checkpoint(run, 10):
+            shutil.rmtree(later)
     perrin("train", config, ranks=ranks, timeout=120)
 
     assert inspect(perrin, checkpoint(run, 20))["sha256"] == inspect(perrin, checkpoint(straight, 20))["sha256"]
@@ -87,7 +99,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(perrin, write
 def test_a_time_budget_ends_the_run_in_order_and_the_same_command_goes_on(perrin, write_config):
     config, run = write_config(**{"train.steps": 100_000, "train.max_minutes": 0.03, "train.log_every": 10, "checkpoint.every": 1_000_000})
     first = perrin("train", config, ranks=2, check=False)
-    assert first.returncode not in (0, 1), first.stderr
+    assert first.returncode == 85, first.stderr
     reached = max(int(path.name[5:]) for path in (run / "checkpoints").iterdir())
     assert reached > 0
     perrin("train", config, "--train.max_minutes=0", f"--train.steps={reached + 3}", ranks=2)

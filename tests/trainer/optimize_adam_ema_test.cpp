@@ -70,12 +70,13 @@ TEST(AdamEma, EpsilonsPlaceMattersAndBothAgreeWithoutIt) {
       ParameterArena arena = arena_of(1, 0);
       arena.weights().zero_();
       arena.gradients()[0] = 0.5F;
-      AdamEma({.lr = 0.1, .eps = eps, .eps_form = form, .clip_norm = 0, .warmup_steps = 0}, {.decays = {}}, 10).update(arena, 0, 0);
+      AdamEma({.lr = 0.1, .eps = eps, .eps_form = form, .clip_norm = 0, .warmup_steps = 0}, {.decays = {}}, 10)
+          .update(arena, 0, 0);
       results.push_back(arena.weights()[0].item<double>());
     }
   EXPECT_NEAR(results[0], results[2], 1e-7);
-  EXPECT_NEAR(results[1], -0.1 * 0.5 / (0.5 + 0.1), 1e-6);                                       // mhat / (sqrt(vhat) + eps)
-  EXPECT_NEAR(results[3], -0.1 * 0.5 / (0.5 + 0.1 / std::sqrt(1 - 0.999)), 1e-6);                // eps outside the correction
+  EXPECT_NEAR(results[1], -0.1 * 0.5 / (0.5 + 0.1), 1e-6);                         // mhat / (sqrt(vhat) + eps)
+  EXPECT_NEAR(results[3], -0.1 * 0.5 / (0.5 + 0.1 / std::sqrt(1 - 0.999)), 1e-6);  // eps outside the correction
 }
 
 TEST(AdamEma, ClipsTheGlobalNormAndReportsItUnclipped) {

@@ -11,8 +11,11 @@ namespace perrin::trainer {
 namespace {
 
 std::vector<ParameterSpec> some_parameters() {
-  return {{.name = "conv.weight", .shape = {5, 3, 3, 3}}, {.name = "conv.bias", .shape = {5}}, {.name = "linear.weight", .shape = {7, 20}},
-          {.name = "linear.bias", .shape = {7}},          {.name = "last", .shape = {40}}};
+  return {{.name = "conv.weight", .shape = {5, 3, 3, 3}},
+          {.name = "conv.bias", .shape = {5}},
+          {.name = "linear.weight", .shape = {7, 20}},
+          {.name = "linear.bias", .shape = {7}},
+          {.name = "last", .shape = {40}}};
 }
 
 TEST(ParameterLayout, PlacesEveryParameterOnItsOwnCacheLines) {

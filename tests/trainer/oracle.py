@@ -13,7 +13,7 @@ NETWORKS = {
                    attention_head_dim=0, norm_num_groups=32, norm_eps=1e-6),
         shape=(3, 32, 32), batch=2),
     "quickstart": dict(
-        model=dict(block_out_channels=[32, 64, 64], layers_per_block=1, attention_resolutions=[7],
+        model=dict(block_out_channels=[16, 32, 64], layers_per_block=1, attention_resolutions=[7],
                    attention_head_dim=0, norm_num_groups=8, norm_eps=1e-6),
         shape=(1, 28, 28), batch=4),
     "heads": dict(

@@ -24,7 +24,8 @@ std::vector<ParameterSpec> parameters() {
 
 /// Mean over the global batch of a small convolutional network's squared output; the images are the same on every rank.
 at::Tensor loss_of(const ParameterArena& arena, std::int64_t offset, std::int64_t count) {
-  const at::Tensor images = at::arange(kBatch * 2 * 5 * 5, at::kFloat).view({kBatch, 2, 5, 5}).sin().narrow(0, offset, count);
+  const at::Tensor images =
+      at::arange(kBatch * 2 * 5 * 5, at::kFloat).view({kBatch, 2, 5, 5}).sin().narrow(0, offset, count);
   const auto& p = arena.leaves();
   const at::Tensor features = at::conv2d(images, p[0], p[1]).tanh().mean({2, 3});
   return at::linear(features, p[2], p[3]).square().sum() / kBatch;
@@ -42,7 +43,8 @@ at::Tensor reference_gradient() {
 
 class ReducerOver : public testing::TestWithParam<std::tuple<std::int64_t, std::int64_t>> {};
 INSTANTIATE_TEST_SUITE_P(MicroBatchAndBucket, ReducerOver,
-                         testing::Combine(testing::Values(0, 1, 2), testing::Values(kTinyBucket, std::int64_t{1} << 20)));
+                         testing::Combine(testing::Values(0, 1, 2),
+                                          testing::Values(kTinyBucket, std::int64_t{1} << 20)));
 
 TEST_P(ReducerOver, SlicesGivesTheGradientOfTheWholeBatch) {
   comm::World& world = test::world();
@@ -57,6 +59,59 @@ TEST_P(ReducerOver, SlicesGivesTheGradientOfTheWholeBatch) {
     const at::Tensor expected = reference_gradient();
     EXPECT_LT((arena.gradients() - expected).norm().item<double>(), 1e-6 * expected.norm().item<double>());
   }
+}
+
+/// Counts what is submitted, and passes it on.
+class CountingCommunicator final : public comm::Communicator {
+ public:
+  explicit CountingCommunicator(comm::Communicator& inner) : inner_(inner) {}
+
+  int submitted() const { return submitted_; }
+  int rank() const noexcept override { return inner_.rank(); }
+  int size() const noexcept override { return inner_.size(); }
+  std::string_view backend() const noexcept override { return inner_.backend(); }
+  bool failed() const noexcept override { return inner_.failed(); }
+  comm::Work all_reduce(void* data, std::size_t count, comm::DataType type, comm::ReduceOp op, void* stream) override {
+    ++submitted_;
+    return inner_.all_reduce(data, count, type, op, stream);
+  }
+  comm::Work reduce_scatter(const void* input, void* output, std::size_t count, comm::DataType type, comm::ReduceOp op,
+                            void* stream) override {
+    return inner_.reduce_scatter(input, output, count, type, op, stream);
+  }
+  comm::Work all_gather(const void* input, void* output, std::size_t count, comm::DataType type,
+                        void* stream) override {
+    return inner_.all_gather(input, output, count, type, stream);
+  }
+  comm::Work all_to_all(const void* input, void* output, std::size_t count, comm::DataType type,
+                        void* stream) override {
+    return inner_.all_to_all(input, output, count, type, stream);
+  }
+  comm::Work broadcast(void* data, std::size_t count, comm::DataType type, int root, void* stream) override {
+    return inner_.broadcast(data, count, type, root, stream);
+  }
+  comm::Work barrier() override { return inner_.barrier(); }
+
+ private:
+  comm::Communicator& inner_;
+  int submitted_ = 0;
+};
+
+TEST(Reducer, SendsTheLastLayersWhileBackwardIsStillAtTheFirst) {
+  comm::World& world = test::world();
+  ParameterArena arena(parameters(), 0, 3, at::kCPU);
+  CountingCommunicator gradients(world.gradients());
+  GradientReducer reducer(arena, gradients, world.control(), kTinyBucket, nullptr);
+  int submitted_before_the_first_layer = -1;
+  arena.leaves()[0].register_hook([&](const at::Tensor&) { submitted_before_the_first_layer = gradients.submitted(); });
+
+  const Slice slice = SlicePlan(kBatch, world.size(), 0).slices_of(world.rank())[0];
+  reducer.backward(loss_of(arena, slice.offset, slice.count), /*first_slice=*/true, /*last_slice=*/false);
+  EXPECT_EQ(gradients.submitted(), 0);  // accumulation over micro-batches communicates once
+  reducer.backward(loss_of(arena, slice.offset, slice.count), /*first_slice=*/false, /*last_slice=*/true);
+  reducer.finish();
+  EXPECT_EQ(submitted_before_the_first_layer, 2);  // linear.bias and linear.weight
+  EXPECT_EQ(gradients.submitted(), 4);
 }
 
 TEST(Reducer, LaysBucketsOutAlikeOnAllRanks) {
@@ -100,7 +155,8 @@ TEST(SameOnAllRanks, AcceptsEqualTextsAndNamesTheRankThatDiffers) {
   comm::World& world = test::world();
   EXPECT_NO_THROW(require_same_on_all_ranks(world.control(), "equal", "the texts"));
   if (world.size() == 1) return;
-  EXPECT_THROW(require_same_on_all_ranks(world.control(), world.rank() == 1 ? "other" : "equal", "the texts"), comm::CommError);
+  EXPECT_THROW(require_same_on_all_ranks(world.control(), world.rank() == 1 ? "other" : "equal", "the texts"),
+               comm::CommError);
 }
 
 }  // namespace

@@ -6,7 +6,8 @@
 
 namespace perrin::trainer {
 
-/// A checkpoint that cannot be written, is damaged, or belongs to another run. what() reads "<path>: <reason and remedy>".
+/// A checkpoint that cannot be read or written, is damaged, or belongs to another run. what() reads "<path>: <reason
+/// and remedy>".
 class CheckpointError : public std::runtime_error {
  public:
   CheckpointError(std::filesystem::path path, const std::string& reason)
@@ -16,6 +17,13 @@ class CheckpointError : public std::runtime_error {
 
  private:
   std::filesystem::path path_;
+};
+
+/// A checkpoint whose contents are not what was written: a missing, shortened or altered file. Another checkpoint may
+/// serve instead, which does not hold for any other CheckpointError.
+class DamagedCheckpoint : public CheckpointError {
+ public:
+  using CheckpointError::CheckpointError;
 };
 
 }  // namespace perrin::trainer

@@ -75,9 +75,12 @@ fs::path save_checkpoint(const fs::path& checkpoints, const TrainingState& state
 
 std::vector<fs::path> list_checkpoints(const fs::path& checkpoints) {
   std::vector<fs::path> found;
+  if (!fs::exists(checkpoints)) return found;
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(checkpoints, error))
     if (entry.is_directory() && step_of(entry.path())) found.push_back(entry.path());
+  // Not to be taken for an empty folder: the run would start anew.
+  if (error) throw CheckpointError(checkpoints, "cannot be read: " + error.message());
   std::sort(found.begin(), found.end(), [](const fs::path& a, const fs::path& b) { return *step_of(a) > *step_of(b); });
   return found;
 }
@@ -94,12 +97,14 @@ CheckpointManifest verify_checkpoint(const fs::path& folder) {
   CheckpointManifest manifest = read_manifest(folder);
   for (const auto& [name, expected] : manifest.files) {
     const fs::path path = folder / name;
+    if (!fs::exists(path)) throw DamagedCheckpoint(path, "is missing: the checkpoint is damaged");
     try {
       const std::uint64_t bytes = data::File::open_for_reading(path, data::Symlinks::refuse).size();
       if (bytes != expected.bytes)
-        throw CheckpointError(path, fmt::format("has {} bytes instead of {}: the checkpoint is damaged", bytes, expected.bytes));
+        throw DamagedCheckpoint(
+            path, fmt::format("has {} bytes instead of {}: the checkpoint is damaged", bytes, expected.bytes));
       if (data::sha256_of_file(path) != expected.sha256)
-        throw CheckpointError(path, "does not match its SHA-256 in the manifest: the checkpoint is damaged");
+        throw DamagedCheckpoint(path, "does not match its SHA-256 in the manifest: the checkpoint is damaged");
     } catch (const data::DataError& error) {
       throw CheckpointError(path, std::string("cannot be read: ") + error.what());
     }

@@ -11,9 +11,9 @@
 #include "trainer/checkpoint/manifest.hpp"
 #include "trainer/checkpoint/training_state.hpp"
 
-/// A checkpoint is a folder step-00001000 with manifest.json and one safetensors file for each buffer of the arena, in logical shapes,
-/// so that it does not depend on memory layout or the number of ranks. It is written under a temporary name, flushed to the device, and
-/// published by rename: a folder of that name is whole or does not exist.
+/// A checkpoint is a folder step-00001000 with manifest.json and one safetensors file for each buffer of the arena, in
+/// logical shapes, so that it does not depend on memory layout or the number of ranks. It is written under a temporary
+/// name, flushed to the device, and published by rename: a folder of that name is whole or does not exist.
 namespace perrin::trainer {
 
 /// The name of a step's checkpoint inside `checkpoints`.
@@ -22,17 +22,20 @@ std::filesystem::path checkpoint_path(const std::filesystem::path& checkpoints, 
 /// Writes one checkpoint and publishes it. One rank calls it.
 /// @param metrics_bytes length of metrics.jsonl now
 /// @return its folder
-/// @throws data::DataError (full disk, no permission); nothing is published then. CheckpointError if that step has one already
+/// @throws data::DataError (full disk, no permission); nothing is published then. CheckpointError if that step has one
+/// already
 std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, const TrainingState& state,
                                       const CheckpointOrigin& origin, std::uint64_t metrics_bytes);
 
 /// Folders named like checkpoints, newest step first. Says nothing about their contents.
+/// @throws CheckpointError if the folder exists and cannot be read
 std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& checkpoints);
 
 /// Removes all but the `keep` newest checkpoints, and what interrupted writes left behind.
 void remove_old_checkpoints(const std::filesystem::path& checkpoints, std::int64_t keep);
 
-/// Reads the manifest and compares length and SHA-256 of every file. @throws CheckpointError naming the file that is wrong
+/// Reads the manifest and compares length and SHA-256 of every file.
+/// @throws DamagedCheckpoint naming the file that is not what was written; CheckpointError if one cannot be read
 CheckpointManifest verify_checkpoint(const std::filesystem::path& folder);
 
 /// The tensors of one file of a checkpoint by parameter name, fp32 on the CPU.

@@ -13,7 +13,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr const char* kFormat = "perrin-checkpoint";
-constexpr std::uint64_t kLargestManifest = std::uint64_t{16} << 20;  // bytes; bounds what a damaged file can make us allocate
+constexpr std::uint64_t kLargestManifest = std::uint64_t{16}
+                                           << 20;  // bytes; bounds what a damaged file can make us allocate
 
 Json without_hash(const CheckpointManifest& m) {
   Json files = Json::object();
@@ -35,6 +36,14 @@ Json without_hash(const CheckpointManifest& m) {
           {"files", files}};
 }
 
+constexpr int kCompact = -1, kIndented = 2;
+
+/// Paths in the configuration may hold any bytes; what is not UTF-8 is replaced, since a checkpoint must not fail over
+/// it.
+std::string text_of(const Json& json, int indent) {
+  return json.dump(indent, ' ', false, Json::error_handler_t::replace);
+}
+
 CheckpointManifest from_json(const Json& json) {
   CheckpointManifest m;
   m.progress = {json.at("step"), json.at("position"), json.at("updates")};
@@ -54,27 +63,30 @@ CheckpointManifest from_json(const Json& json) {
 
 std::string to_json(const CheckpointManifest& manifest) {
   Json json = without_hash(manifest);
-  json["manifest_sha256"] = data::sha256_hex(json.dump());
-  return json.dump(2) + "\n";
+  json["manifest_sha256"] = data::sha256_hex(text_of(json, kCompact));
+  return text_of(json, kIndented) + "\n";
 }
 
 CheckpointManifest read_manifest(const std::filesystem::path& folder) {
   const std::filesystem::path path = folder / CheckpointManifest::kFileName;
+  if (!std::filesystem::exists(path))
+    throw DamagedCheckpoint(path, "is missing, so the folder is no complete checkpoint");
   try {
     const Json json = Json::parse(data::read_text_file(path, kLargestManifest));
     if (json.at("format") != kFormat) throw CheckpointError(path, "is not the manifest of a perrin checkpoint");
     if (json.at("format_version") != CheckpointManifest::kFormatVersion)
-      throw CheckpointError(path, "has format version " + json.at("format_version").dump() + ", this program reads version " +
-                                      std::to_string(CheckpointManifest::kFormatVersion) + "; use the perrin that wrote it");
+      throw CheckpointError(path,
+                            "has format version " + json.at("format_version").dump() + ", this program reads version " +
+                                std::to_string(CheckpointManifest::kFormatVersion) + "; use the perrin that wrote it");
     CheckpointManifest manifest = from_json(json);
     // What is hashed is what was understood: an unknown, missing or altered field changes it.
-    if (data::sha256_hex(without_hash(manifest).dump()) != json.at("manifest_sha256"))
-      throw CheckpointError(path, "does not match its own checksum: the file was changed after it was written");
+    if (data::sha256_hex(text_of(without_hash(manifest), kCompact)) != json.at("manifest_sha256"))
+      throw DamagedCheckpoint(path, "does not match its own checksum: the file was changed after it was written");
     return manifest;
   } catch (const nlohmann::json::exception& error) {
-    throw CheckpointError(path, std::string("is damaged: ") + error.what());
+    throw DamagedCheckpoint(path, std::string("is damaged: ") + error.what());
   } catch (const data::DataError& error) {
-    throw CheckpointError(folder, std::string("has no readable manifest, so it is no complete checkpoint: ") + error.what());
+    throw CheckpointError(folder, std::string("cannot be read: ") + error.what());
   }
 }
 

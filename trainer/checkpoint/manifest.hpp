@@ -48,7 +48,8 @@ struct CheckpointManifest {
 
 std::string to_json(const CheckpointManifest& manifest);
 
-/// Reads and checks <folder>/manifest.json. @throws CheckpointError if missing, damaged or of another format
+/// Reads and checks <folder>/manifest.json.
+/// @throws DamagedCheckpoint if it is missing or altered; CheckpointError if it cannot be read or is of another format
 CheckpointManifest read_manifest(const std::filesystem::path& folder);
 
 }  // namespace perrin::trainer

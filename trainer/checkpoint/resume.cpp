@@ -12,6 +12,7 @@
 #include "data/sha256.hpp"
 #include "trainer/checkpoint/checkpoint_error.hpp"
 #include "trainer/checkpoint/checkpoint_folder.hpp"
+#include "trainer/deadlines.hpp"
 
 namespace perrin::trainer {
 namespace {
@@ -22,39 +23,50 @@ void require_same_run(const fs::path& folder, const CheckpointManifest& manifest
                       const ParameterLayout& layout) {
   const CheckpointOrigin& stored = manifest.origin;
   if (stored.dataset_fingerprint != origin.dataset_fingerprint)
-    throw CheckpointError(folder, fmt::format("was trained on another dataset (fingerprint {}, data.train has {}); give the dataset of this "
-                                              "run, or another run.directory",
-                                              stored.dataset_fingerprint, origin.dataset_fingerprint));
+    throw CheckpointError(
+        folder,
+        fmt::format("was trained on another dataset (fingerprint {}, data.train has {}); give the dataset of this "
+                    "run, or another run.directory",
+                    stored.dataset_fingerprint, origin.dataset_fingerprint));
   if (stored.sample_order != origin.sample_order)
-    throw CheckpointError(folder, fmt::format("was trained in another order of samples ({}, this program has {}); use the perrin that wrote it",
-                                              stored.sample_order, origin.sample_order));
+    throw CheckpointError(
+        folder,
+        fmt::format("was trained in another order of samples ({}, this program has {}); use the perrin that wrote it",
+                    stored.sample_order, origin.sample_order));
   if (stored.image_shape != origin.image_shape || manifest.layout_sha256 != data::sha256_hex(layout.description()))
-    throw CheckpointError(folder, "holds a model of another architecture; give the [model] of this run, or another run.directory");
+    throw CheckpointError(
+        folder, "holds a model of another architecture; give the [model] of this run, or another run.directory");
   if (stored.ema_decays != origin.ema_decays)
     throw CheckpointError(folder, "tracks other EMAs; give the ema.decays of this run, or another run.directory");
 }
 
-/// Out of the way of the checkpoint that will be made at the same step again, and kept for whoever wants to know what happened.
+/// Out of the way of the checkpoint that will be made at the same step again, and kept for whoever wants to know what
+/// happened.
 void quarantine(const fs::path& folder) {
   const fs::path aside = folder.string() + ".damaged";
   fs::remove_all(aside);
   fs::rename(folder, aside);
 }
 
-/// The newest checkpoint that verifies; damaged ones are named and set aside.
+/// The newest checkpoint that verifies. Damaged ones before it are named and set aside; if none is whole, all stay
+/// where they are, so that no start takes the run for a new one.
 std::optional<std::pair<fs::path, CheckpointManifest>> newest_whole(const fs::path& checkpoints) {
-  const auto found = list_checkpoints(checkpoints);
-  for (const fs::path& folder : found) {
+  std::vector<fs::path> damaged;
+  for (const fs::path& folder : list_checkpoints(checkpoints)) {
     try {
-      return std::pair{folder, verify_checkpoint(folder)};
-    } catch (const CheckpointError& error) {
-      spdlog::warn("{}; setting it aside as {}.damaged and trying the one before it", error.what(), folder.filename().string());
-      quarantine(folder);
+      CheckpointManifest manifest = verify_checkpoint(folder);
+      for (const fs::path& bad : damaged) quarantine(bad);
+      return std::pair{folder, std::move(manifest)};
+    } catch (const DamagedCheckpoint& error) {
+      spdlog::warn("{}; trying the checkpoint before it", error.what());
+      damaged.push_back(folder);
     }
   }
-  if (!found.empty())
-    throw CheckpointError(checkpoints, fmt::format("all {} checkpoints are damaged (kept as *.damaged); restore one from a backup, or start again to begin anew",
-                                                   found.size()));
+  if (!damaged.empty())
+    throw CheckpointError(
+        checkpoints,
+        fmt::format("all {} checkpoints are damaged; restore one from a backup, or remove the folder to begin anew",
+                    damaged.size()));
   return std::nullopt;
 }
 
@@ -83,8 +95,8 @@ struct Header {
 
 }  // namespace
 
-std::optional<ResumePoint> resume_newest(const fs::path& checkpoints, const CheckpointOrigin& origin, TrainingState& state,
-                                         comm::Communicator& control) {
+std::optional<ResumePoint> resume_newest(const fs::path& checkpoints, const CheckpointOrigin& origin,
+                                         TrainingState& state, comm::Communicator& control) {
   const at::NoGradGuard no_grad;
   Header header;
   fs::path folder;
@@ -104,7 +116,7 @@ std::optional<ResumePoint> resume_newest(const fs::path& checkpoints, const Chec
     }
   }
   auto words = std::bit_cast<std::array<std::int64_t, sizeof(Header) / sizeof(std::int64_t)>>(header);
-  control.broadcast(std::span<std::int64_t>(words), 0).wait();
+  control.broadcast(std::span<std::int64_t>(words), 0).wait(kLongWork);  // rank 0 reads and verifies first
   header = std::bit_cast<Header>(words);
   if (header.found == 0) return std::nullopt;
 

@@ -16,8 +16,9 @@ struct ResumePoint {
   std::uint64_t metrics_bytes = 0;
 };
 
-/// Brings every rank's state to the newest checkpoint that is whole and undamaged; a damaged one is named in the log and the one before it
-/// is taken. Rank 0 reads, the others receive by broadcast, so only rank 0 needs to see the folder. Collective.
+/// Brings every rank's state to the newest checkpoint that is whole and undamaged; a damaged one is named in the log
+/// and the one before it is taken. Rank 0 reads, the others receive by broadcast, so only rank 0 needs to see the
+/// folder. Collective.
 /// @return nullopt if there is no checkpoint: the state stays as initialized
 /// @throws CheckpointError if the checkpoint is of another dataset, architecture or set of EMAs, or if all are damaged
 std::optional<ResumePoint> resume_newest(const std::filesystem::path& checkpoints, const CheckpointOrigin& origin,

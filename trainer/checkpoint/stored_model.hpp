@@ -21,7 +21,7 @@ struct StoredModel {
   std::map<std::string, at::Tensor> weights;  ///< by parameter name, fp32, CPU
 };
 
-/// The checkpoint that a user means: a checkpoint folder itself, or a run folder's newest whole one.
+/// The checkpoint that a user means: a checkpoint folder itself, or a run folder's newest one that has a manifest.
 /// @throws CheckpointError saying what was looked for
 std::filesystem::path resolve_checkpoint(const std::filesystem::path& run_or_checkpoint);
 

@@ -4,11 +4,8 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
-#include <array>
-#include <numeric>
-#include <stdexcept>
-#include <vector>
 
+#include "data/batch_loader.hpp"
 #include "trainer/diffusion/objective.hpp"
 #include "trainer/images.hpp"
 #include "trainer/random/keyed_noise.hpp"
@@ -16,7 +13,8 @@
 namespace perrin::trainer {
 namespace {
 
-constexpr Stream kEvaluationNoise{.seed = 0, .purpose = Purpose::evaluation_noise};  // one seed for all runs, so that runs compare
+constexpr Stream kEvaluationNoise{.seed = 0,
+                                  .purpose = Purpose::evaluation_noise};  // one seed for all runs, so that runs compare
 
 }  // namespace
 
@@ -25,20 +23,20 @@ HeldoutLoss evaluate_heldout(const UNet& model, const DiffusionProcess& process,
   const at::NoGradGuard no_grad;
   const data::ImageShape shape = heldout.shape();
   const std::int64_t images = std::min(config.images, static_cast<std::int64_t>(heldout.size()));
-  const std::int64_t begin = control.rank() * images / control.size(), end = (control.rank() + 1) * images / control.size();
+  const std::int64_t begin = control.rank() * images / control.size(),
+                     end = (control.rank() + 1) * images / control.size();
 
   double sum = 0;
   for (std::int64_t first = begin; first < end; first += config.batch_size) {
     const std::int64_t count = std::min(config.batch_size, end - first);
-    std::vector<std::uint8_t> pixels(static_cast<std::size_t>(count) * shape.bytes());
-    heldout.read(static_cast<std::uint64_t>(first), static_cast<std::uint64_t>(count), pixels);
-    std::vector<std::uint64_t> positions(static_cast<std::size_t>(count));
-    std::iota(positions.begin(), positions.end(), static_cast<std::uint64_t>(first));
-
-    const at::Tensor t = (at::arange(first, first + count, at::kLong) * process.schedule().timesteps()).floor_divide(images).to(device);
-    const at::Tensor eps = keyed_normal(kEvaluationNoise, positions, {shape.channels, shape.height, shape.width}).to(device);
-    const at::Tensor x_t = process.q_sample(to_model_range(pixels, shape, device), t, eps);
-    const at::Tensor eps_hat = model(x_t, t, ForwardContext{.positions = positions});
+    const data::Batch batch =
+        data::read_batch(heldout, static_cast<std::uint64_t>(first), static_cast<std::uint64_t>(count));
+    const at::Tensor t =
+        (at::arange(first, first + count, at::kLong) * process.schedule().timesteps()).floor_divide(images).to(device);
+    const at::Tensor eps =
+        keyed_normal(kEvaluationNoise, batch.positions, {shape.channels, shape.height, shape.width}).to(device);
+    const at::Tensor x_t = process.q_sample(to_model_range(batch.images, shape, device), t, eps);
+    const at::Tensor eps_hat = model(x_t, t);
     sum += epsilon_loss_per_sample(eps_hat, eps).to(at::kDouble).sum().item<double>();
   }
   return {control.all_reduce_value(sum, comm::ReduceOp::sum) / static_cast<double>(images), images};

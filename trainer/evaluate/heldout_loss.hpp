@@ -17,8 +17,9 @@ struct HeldoutLoss {
   std::int64_t images = 0;
 };
 
-/// L_simple on held-out images with fixed timesteps and noise, by all ranks together. Image i of n is noised to t = floor(i T / n) with noise
-/// keyed by i alone, so the figures of two steps, two runs or two world sizes compare. Collective.
+/// L_simple on held-out images with fixed timesteps and noise, by all ranks together. Image i of n is noised to t =
+/// floor(i T / n) with noise keyed by i alone, so the figures of two steps, two runs or two world sizes compare.
+/// Collective.
 /// @throws data::DataError, comm::CommError; std::invalid_argument if the dataset's shape is not the model's
 HeldoutLoss evaluate_heldout(const UNet& model, const DiffusionProcess& process, const data::Dataset& heldout,
                              const EvaluateConfig& config, comm::Communicator& control, at::Device device);

@@ -1,8 +1,8 @@
 #include "trainer/optimize/adam_ema.hpp"
 
 #include <ATen/ATen.h>
-#include <ATen/core/grad_mode.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 #include <cmath>
@@ -13,16 +13,18 @@
 namespace perrin::trainer {
 namespace {
 
-constexpr std::int64_t kChunk = 2048;  // elements; weights, gradient, m, v and a few EMAs of one chunk share the first-level cache
+constexpr std::int64_t kChunk =
+    2048;  // elements; weights, gradient, m, v and a few EMAs of one chunk share the first-level cache
 
 /// The scalars of one update, in the form w -= rate * m / (sqrt(v) * v_scale + eps) that serves both places of epsilon.
 struct AdamScalars {
   float gradient_scale, beta1, one_minus_beta1, beta2, one_minus_beta2, rate, v_scale, eps;
 };
 
-__attribute__((target_clones("avx512f", "avx2", "default"))) void adam_chunk(float* __restrict w, const float* __restrict g,
-                                                                              float* __restrict m, float* __restrict v,
-                                                                              std::int64_t count, AdamScalars s) {
+__attribute__((target_clones("avx512f", "avx2", "default"))) void adam_chunk(float* __restrict w,
+                                                                             const float* __restrict g,
+                                                                             float* __restrict m, float* __restrict v,
+                                                                             std::int64_t count, AdamScalars s) {
   for (std::int64_t i = 0; i < count; ++i) {
     const float gradient = g[i] * s.gradient_scale;
     m[i] = s.beta1 * m[i] + s.one_minus_beta1 * gradient;
@@ -31,8 +33,9 @@ __attribute__((target_clones("avx512f", "avx2", "default"))) void adam_chunk(flo
   }
 }
 
-__attribute__((target_clones("avx512f", "avx2", "default"))) void ema_chunk(float* __restrict ema, const float* __restrict w,
-                                                                             std::int64_t count, float weight) {
+__attribute__((target_clones("avx512f", "avx2", "default"))) void ema_chunk(float* __restrict ema,
+                                                                            const float* __restrict w,
+                                                                            std::int64_t count, float weight) {
   for (std::int64_t i = 0; i < count; ++i) ema[i] += weight * (w[i] - ema[i]);
 }
 
@@ -79,7 +82,8 @@ UpdateOutcome AdamEma::update(ParameterArena& arena, std::int64_t step, std::int
   const double root_correction2 = std::sqrt(1.0 - std::pow(optimizer_.beta2, t));
   const bool corrected = optimizer_.eps_form == AdamEpsilon::corrected;
   const AdamScalars scalars{
-      .gradient_scale = static_cast<float>(clip > 0 && outcome.gradient_norm > clip ? clip / outcome.gradient_norm : 1.0),
+      .gradient_scale =
+          static_cast<float>(clip > 0 && outcome.gradient_norm > clip ? clip / outcome.gradient_norm : 1.0),
       .beta1 = static_cast<float>(optimizer_.beta1),
       .one_minus_beta1 = static_cast<float>(1.0 - optimizer_.beta1),  // in fp64: 1 - 0.999f would be 5e-5 off
       .beta2 = static_cast<float>(optimizer_.beta2),

@@ -22,7 +22,8 @@ class AdamEma {
   AdamEma(OptimizerConfig optimizer, EmaConfig ema, std::int64_t total_steps);
 
   /// Applies arena.gradients(), the mean over the global batch.
-  /// @param step finished steps (sets the learning rate); @param updates earlier updates (sets Adam's t and the EMA warm-up)
+  /// @param step finished steps (sets the learning rate); @param updates earlier updates (sets Adam's t and the EMA
+  /// warm-up)
   UpdateOutcome update(ParameterArena& arena, std::int64_t step, std::int64_t updates) const;
 
  private:

@@ -13,7 +13,8 @@ namespace {
 constexpr std::int64_t kBlock = 4096;  // elements; 16 KiB stay in the first-level cache, one partial sum each
 
 /// Sum of squares with eight independent chains: a fixed order that still fills the pipeline.
-__attribute__((target_clones("avx512f", "avx2", "default"))) double sum_of_squares(const float* values, std::int64_t count) {
+__attribute__((target_clones("avx512f", "avx2", "default"))) double sum_of_squares(const float* values,
+                                                                                   std::int64_t count) {
   double lanes[8] = {};
   std::int64_t i = 0;
   for (; i + 8 <= count; i += 8)

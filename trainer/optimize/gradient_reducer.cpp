@@ -20,7 +20,8 @@ constexpr auto kFloatBytes = static_cast<std::int64_t>(sizeof(float));
 
 std::string describe(const ParameterLayout& layout, const std::vector<Bucket>& buckets) {
   std::string text = layout.description();
-  for (const Bucket& bucket : buckets) text += std::to_string(bucket.offset) + "+" + std::to_string(bucket.count) + "\n";
+  for (const Bucket& bucket : buckets)
+    text += std::to_string(bucket.offset) + "+" + std::to_string(bucket.count) + "\n";
   return text;
 }
 
@@ -33,7 +34,8 @@ std::vector<Bucket> cut_buckets(const ParameterLayout& layout, std::int64_t cap_
   std::size_t last = ranges.size();
   for (std::size_t i = ranges.size(); i-- > 0;) {
     const std::int64_t cap = buckets.empty() ? std::min(kFirstBucketBytes, cap_bytes) : cap_bytes;
-    // A bucket closes before the range that would overfill it; a single range larger than the cap is a bucket of its own.
+    // A bucket closes before the range that would overfill it; a single range larger than the cap is a bucket of its
+    // own.
     if (last != ranges.size() && (end - ranges[i].offset) * kFloatBytes > cap) {
       buckets.push_back({ranges[i + 1].offset, end - ranges[i + 1].offset, i + 1, last});
       end = ranges[i + 1].offset;
@@ -83,7 +85,8 @@ void GradientReducer::backward(const at::Tensor& loss, bool first_slice, bool la
 
   const auto unreached = std::find(arrived_.begin(), arrived_.end(), false);
   if (unreached != arrived_.end())
-    throw std::logic_error("parameter '" + arena_.layout().ranges()[static_cast<std::size_t>(unreached - arrived_.begin())].name +
+    throw std::logic_error("parameter '" +
+                           arena_.layout().ranges()[static_cast<std::size_t>(unreached - arrived_.begin())].name +
                            "' received no gradient: the model's forward pass does not use it");
 }
 
@@ -112,7 +115,8 @@ void GradientReducer::launch_full_buckets() {
 }
 
 void GradientReducer::finish() {
-  for (comm::Work& work : works_) work.join(compute_stream_);
+  // The host waits, with the communicator's deadline: the clipping that follows needs the norm on the host anyway.
+  for (comm::Work& work : works_) work.wait();
   works_.clear();
 }
 

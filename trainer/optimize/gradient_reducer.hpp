@@ -23,16 +23,17 @@ struct Bucket {
   std::size_t first_range = 0, last_range = 0;  ///< of the layout, both included
 };
 
-/// Buckets in the order they leave: backward reaches the last parameters first, so the layout is cut from its end. The first bucket is
-/// small, so that the first collective starts early. A pure function of its arguments, so equal on all ranks.
+/// Buckets in the order they leave: backward reaches the last parameters first, so the layout is cut from its end. The
+/// first bucket is small, so that the first collective starts early. A pure function of its arguments, so equal on all
+/// ranks.
 std::vector<Bucket> cut_buckets(const ParameterLayout& layout, std::int64_t cap_bytes);
 
-/// Sums gradients over ranks while backward goes on. A hook behind each parameter moves the fresh gradient into the fp32 arena (copied on
-/// the first slice, added on later ones); during the last slice a bucket leaves as soon as it and all before it are full, so that every
-/// rank launches the same collectives in the same order.
+/// Sums gradients over ranks while backward goes on. A hook behind each parameter moves the fresh gradient into the
+/// fp32 arena (copied on the first slice, added on later ones); during the last slice a bucket leaves as soon as it and
+/// all before it are full, so that every rank launches the same collectives in the same order.
 class GradientReducer {
  public:
-  /// Compares layout and buckets over `communicator` first.
+  /// Compares layout and buckets over `control` first.
   /// @param bucket_bytes cap of one bucket
   /// @param compute_stream stream on which backward runs (a cudaStream_t), null on the CPU
   /// @throws comm::CommError naming the ranks whose parameters differ from rank 0's
@@ -42,10 +43,12 @@ class GradientReducer {
   GradientReducer& operator=(const GradientReducer&) = delete;
   ~GradientReducer();
 
-  /// Backward of one slice's loss (a scalar, already divided by the global batch). The last slice of a step sends the buckets.
+  /// Backward of one slice's loss (a scalar, already divided by the global batch). The last slice of a step sends the
+  /// buckets.
+  /// @throws std::logic_error naming a parameter that received no gradient
   void backward(const at::Tensor& loss, bool first_slice, bool last_slice);
   /// Waits until the arena holds the gradient of the whole global batch.
-  /// @throws std::logic_error naming a parameter that received no gradient; comm::CommError
+  /// @throws comm::CommError
   void finish();
 
   const std::vector<Bucket>& buckets() const { return buckets_; }

@@ -7,7 +7,8 @@
 namespace perrin::trainer {
 
 double learning_rate(const OptimizerConfig& config, std::int64_t step, std::int64_t total_steps) {
-  if (step < config.warmup_steps) return config.lr * static_cast<double>(step) / static_cast<double>(config.warmup_steps);
+  if (step < config.warmup_steps)
+    return config.lr * static_cast<double>(step) / static_cast<double>(config.warmup_steps);
   if (config.schedule == LrSchedule::constant) return config.lr;
   const double decaying = static_cast<double>(std::max<std::int64_t>(total_steps - config.warmup_steps, 1));
   const double done = std::min(static_cast<double>(step - config.warmup_steps) / decaying, 1.0);

@@ -23,8 +23,7 @@ ParameterArena::ParameterArena(const std::vector<ParameterSpec>& specs, std::siz
                                at::Device device)
     : layout_(specs, memory_format_for(device)) {
   const at::Tensor initial = at::zeros({layout_.size()}, at::kFloat);
-  for (std::size_t i = 0; i < specs.size(); ++i)
-    initialize(specs[i], layout_.view(initial, layout_.ranges()[i]), seed);
+  for (std::size_t i = 0; i < specs.size(); ++i) initialize(specs[i], layout_.view(initial, layout_.ranges()[i]), seed);
   weights_ = initial.to(device);
   gradients_ = at::zeros_like(weights_);
   adam_m_ = at::zeros_like(weights_);

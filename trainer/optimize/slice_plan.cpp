@@ -7,7 +7,8 @@ namespace perrin::trainer {
 
 SlicePlan::SlicePlan(std::int64_t global_batch, int ranks, std::int64_t micro_batch)
     : global_batch_(global_batch), ranks_(ranks), micro_batch_(micro_batch) {
-  if (ranks < 1 || micro_batch < 0) throw std::invalid_argument("SlicePlan: ranks must be positive and micro_batch not negative");
+  if (ranks < 1 || micro_batch < 0)
+    throw std::invalid_argument("SlicePlan: ranks must be positive and micro_batch not negative");
   if (global_batch < ranks)
     throw std::invalid_argument("the global batch of " + std::to_string(global_batch) + " images is smaller than the " +
                                 std::to_string(ranks) + " ranks; raise train.batch_size or start fewer ranks");

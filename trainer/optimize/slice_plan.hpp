@@ -11,8 +11,9 @@ struct Slice {
   std::int64_t count = 0;
 };
 
-/// How a global batch is cut over ranks and micro-batches. Rank r of W takes [r G / W, (r + 1) G / W), in equal micro-batches as far as
-/// they go; shares may differ by one sample, since losses are divided by G and gradients summed.
+/// How a global batch is cut over ranks and micro-batches. Rank r of W takes [r G / W, (r + 1) G / W), in equal
+/// micro-batches as far as they go; shares may differ by one sample, since losses are divided by G and gradients
+/// summed.
 class SlicePlan {
  public:
   /// @param micro_batch most samples of one slice; 0: a rank's whole share

@@ -9,15 +9,14 @@ namespace perrin::trainer {
 
 /// What a random number is for. The values are part of every run's bits: never renumber, only append.
 enum class Purpose : std::uint8_t {
-  timestep = 0,             ///< t of a training position
-  noise = 1,                ///< eps of a training position
-  flip = 2,                 ///< horizontal flip of a training position
-  dropout = 3,              ///< dropout masks of a training position, one call site a layer
-  weights = 4,              ///< initial weights; the position is a hash of the parameter's name
-  sampling_start = 5,       ///< x_T of a sample index
-  sampling_noise = 6,       ///< z of a sample index at one sampler step
-  evaluation_timestep = 7,  ///< t of a held-out image
-  evaluation_noise = 8,     ///< eps of a held-out image
+  timestep = 0,          ///< t of a training position
+  noise = 1,             ///< eps of a training position
+  flip = 2,              ///< horizontal flip of a training position
+  dropout = 3,           ///< dropout masks of a training position, one call site a layer
+  weights = 4,           ///< initial weights; the position is a hash of the parameter's name
+  sampling_start = 5,    ///< x_T of a sample index
+  sampling_noise = 6,    ///< z of a sample index at one sampler step
+  evaluation_noise = 7,  ///< eps of a held-out image
 };
 
 /// One family of random numbers: everything of a key except the sample and the element.

@@ -8,8 +8,8 @@
 
 namespace perrin::trainer {
 
-/// metrics.jsonl: one JSON object a line, appended and handed to the system at once. A checkpoint records how long the file was, and a resume
-/// cuts it back to there, so that no step is ever recorded twice.
+/// metrics.jsonl: one JSON object a line, appended and handed to the system at once. A checkpoint records how long the
+/// file was, and a resume cuts it back to there, so that no step is ever recorded twice.
 class MetricsLog {
  public:
   /// Opens or makes the file and cuts it to its first `bytes` bytes.

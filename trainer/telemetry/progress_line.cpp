@@ -13,8 +13,8 @@
 namespace perrin::trainer {
 namespace {
 
-/// Whether a person sees what is printed here. Under mpirun a rank's own stdout tells nothing: Open MPI gives it a pseudo-terminal even when
-/// mpirun itself writes to a file, so the question goes to mpirun's stdout.
+/// Whether a person sees what is printed here. Under mpirun a rank's own stdout tells nothing: Open MPI gives it a
+/// pseudo-terminal even when mpirun itself writes to a file, so the question goes to mpirun's stdout.
 bool watched_by_a_person() {
   if (std::getenv("OMPI_COMM_WORLD_SIZE") == nullptr) return ::isatty(STDOUT_FILENO) == 1;
   std::error_code error;
@@ -31,9 +31,11 @@ std::string format_duration(double seconds) {
 }
 
 std::string format_progress(const ProgressReport& report) {
-  return fmt::format("step {}/{} ({:.0f} %)  loss {:.4f}  {:.1f} images/s  EMA over {:.0f} updates  {} left", report.step, report.steps,
-                     100.0 * static_cast<double>(report.step) / static_cast<double>(std::max<std::int64_t>(report.steps, 1)),
-                     report.loss, report.images_per_second, report.ema_age, format_duration(report.seconds_left));
+  return fmt::format(
+      "step {}/{} ({:.0f} %)  loss {:.4f}  {:.1f} images/s  EMA over {:.0f} updates  {} left", report.step,
+      report.steps,
+      100.0 * static_cast<double>(report.step) / static_cast<double>(std::max<std::int64_t>(report.steps, 1)),
+      report.loss, report.images_per_second, report.ema_age, format_duration(report.seconds_left));
 }
 
 ProgressLine::ProgressLine() : on_terminal_(watched_by_a_person()) {}

@@ -118,10 +118,15 @@ class World::State {
   explicit State(const WorldOptions& options) : options_(options), exceptions_at_birth_(std::uncaught_exceptions()) {
     const bool launched = started_by_launcher(environment_variable);
     if (launched) session_.emplace(options.start_deadline, options.end_deadline);
-    place_ = launched ? mpi_place() : local_place();
-    refuse_silent_singletons(place_.size, options.require_all_slurm_tasks, environment_variable);
-    control_ = make_communicator(options.communicator);
-    gradients_ = make_communicator(options.communicator);
+    try {
+      place_ = launched ? mpi_place() : local_place();
+      refuse_silent_singletons(place_.size, options.require_all_slurm_tasks, environment_variable);
+      control_ = make_communicator(options.communicator);
+      gradients_ = make_communicator(options.communicator);
+    } catch (...) {
+      if (session_) session_->leave_without_finalize();  // the other ranks may not be on their way there
+      throw;
+    }
   }
   State(const State&) = delete;
   State& operator=(const State&) = delete;

@@ -24,6 +24,7 @@
 #include "launch/writable_folder.hpp"
 #include "trainer/checkpoint/checkpoint_error.hpp"
 #include "trainer/checkpoint/checkpoint_folder.hpp"
+#include "trainer/diffusion/schedule.hpp"
 #include "trainer/estimate.hpp"
 #include "trainer/run_folder.hpp"
 
@@ -89,6 +90,7 @@ class Preflight {
 
   trainer::Estimate estimate_run(int ranks) const {
     try {
+      const trainer::NoiseSchedule checked(config_.diffusion);
       return trainer::estimate(config_, manifest_.shape, ranks);
     } catch (const std::invalid_argument& error) {  // the model says which of its keys does not suit these images
       throw ConfigError(place_, "model", error.what());

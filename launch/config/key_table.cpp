@@ -192,7 +192,7 @@ void add_optimizer(std::vector<Key>& keys) {
           .in(fraction()));
   keys.push_back(Entry("optimizer.eps", &Config::optimizer, &OptimizerConfig::eps,
                        "Adam's epsilon, which keeps the denominator from 0.")
-                     .in(above(0)));
+                     .in(at_least(1e-30)));  // smaller ones are 0 in float32
   keys.push_back(
       Entry("optimizer.eps_form", &Config::optimizer, &OptimizerConfig::eps_form,
             {{"corrected", AdamEpsilon::corrected}, {"uncorrected", AdamEpsilon::uncorrected}},

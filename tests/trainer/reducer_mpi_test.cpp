@@ -12,7 +12,7 @@ namespace perrin::trainer {
 namespace {
 
 constexpr std::int64_t kBatch = 12;
-constexpr std::int64_t kTinyBucket = 256;  // bytes: every parameter below leaves on its own
+constexpr std::int64_t kTinyBucket = 64;  // bytes: every parameter below leaves on its own
 
 std::vector<ParameterSpec> parameters() {
   const Initializer random{.kind = Initializer::Kind::xavier_uniform, .scale = 1.0};

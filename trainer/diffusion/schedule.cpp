@@ -9,6 +9,8 @@
 namespace perrin::trainer {
 namespace {
 
+constexpr double kLeastSignal = 1e-30;  // of alphas_cumprod; x_0 is predicted by dividing by its root
+
 std::vector<double> linear_betas(const DiffusionConfig& config) {
   std::vector<double> betas(static_cast<std::size_t>(config.timesteps), config.beta_start);
   for (std::size_t t = 1; t < betas.size(); ++t) {
@@ -56,6 +58,11 @@ NoiseSchedule::NoiseSchedule(const DiffusionConfig& config) {
     posterior_variance_.push_back(beta * (1 - previous) / (1 - product));
     posterior_mean_coef_x0_.push_back(beta * std::sqrt(previous) / (1 - product));
     posterior_mean_coef_xt_.push_back((1 - previous) * std::sqrt(1 - beta) / (1 - product));
+  }
+  if (product < kLeastSignal) {
+    throw std::invalid_argument("alphas_cumprod falls to " + std::to_string(product) +
+                                " at the last timestep, too little to divide by in float32; lower "
+                                "diffusion.timesteps or diffusion.beta_end");
   }
 }
 

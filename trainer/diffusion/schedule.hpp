@@ -14,7 +14,7 @@ class NoiseSchedule {
  public:
   /// linear: betas evenly spaced from beta_start to beta_end (Ho et al. 2020).
   /// cosine: abar(u) = cos^2((u + 0.008) / 1.008 * pi / 2), betas at most 0.999 (Nichol & Dhariwal 2021, eq. 17).
-  /// @throws std::invalid_argument when timesteps < 1 or a beta is not in (0, 1)
+  /// @throws std::invalid_argument when timesteps < 1, a beta is not in (0, 1), or abar falls below 1e-30
   explicit NoiseSchedule(const DiffusionConfig& config);
 
   std::int64_t timesteps() const { return static_cast<std::int64_t>(betas_.size()); }

@@ -62,8 +62,9 @@ class World {
   /// Another communicator of the same ranks in host memory, to be gone before the World. Collective. @throws CommError
   std::unique_ptr<Communicator> make_communicator(const CommunicatorOptions& options);
 
-  /// Chooses where gradients() live: with automatic on GPUs if every rank has one of its own, else in host memory. Collective.
-  /// Makes the device current on the calling thread and renews gradients(): take references to it afterwards.
+  /// Chooses where gradients() live: with automatic on GPUs if every rank has one of its own, else in host memory.
+  /// Collective. Makes the device current on the calling thread and renews gradients(): take references to it
+  /// afterwards.
   /// @return the device's index, or nullopt for the CPU
   /// @throws CommError, on all ranks: cuda without a GPU for every rank; two ranks on one GPU (named by host, bus id
   /// and ranks); NCCL fails

@@ -82,6 +82,7 @@ inside() {
     set -e
     root=$1; shift
     mount -t proc proc "$root/proc"
+    mount -t sysfs -o ro sysfs "$root/sys"  # without it hwloc warns that it sees no cores
     mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts"
     mount -t tmpfs tmpfs "$root/dev/shm"
     exec chroot "$root" "$@"' inside "$root" env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \

@@ -155,7 +155,7 @@ void add_diffusion(std::vector<Key>& keys) {
 
 void add_train(std::vector<Key>& keys) {
   keys.push_back(Entry("train.steps", &Config::train, &TrainConfig::steps, "Steps after which the run is finished.")
-                     .in(between(1, 1 << 24))  // the keys of random numbers hold 24 bits of step
+                     .in(between(1, 1 << 24))  // far beyond any run; positions (steps * batch) have 48 bits
                      .changeable());
   keys.push_back(
       Entry("train.batch_size", &Config::train, &TrainConfig::batch_size, "Images of one step, of all ranks together.")

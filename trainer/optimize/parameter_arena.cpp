@@ -2,8 +2,6 @@
 
 #include <ATen/ATen.h>
 
-#include <stdexcept>
-
 #include "trainer/memory_format.hpp"
 #include "trainer/model/initialize.hpp"
 

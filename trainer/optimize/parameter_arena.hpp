@@ -24,7 +24,6 @@ class ParameterArena {
   at::Tensor& adam_m() { return adam_m_; }
   at::Tensor& adam_v() { return adam_v_; }
   std::vector<at::Tensor>& emas() { return emas_; }
-  const at::Tensor& weights() const { return weights_; }
   const std::vector<at::Tensor>& emas() const { return emas_; }
 
   /// Weights as leaves that require grad, in the order of the layout; they share memory with weights().

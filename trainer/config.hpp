@@ -23,6 +23,17 @@ struct DataConfig {
   bool horizontal_flip = false;  ///< flip each training image with probability 1/2, keyed by its position
 };
 
+/// How the U-Net changes resolution.
+enum class Resample {
+  conv,   ///< Ho et al. 2020: convolution of stride 2; nearest neighbour and convolution
+  resnet  ///< BigGAN, Dhariwal & Nichol 2021: a residual block whose input and branch are both resampled
+};
+/// Whose code the initial weights follow.
+enum class Initialization {
+  ddpm,  ///< Ho et al. 2020: Xavier uniform, biases 0, the last layer of each branch scaled by 1e-10
+  adm    ///< Dhariwal & Nichol 2021: PyTorch's uniform weights and biases, the last layer of each branch 0
+};
+
 /// A U-Net of the DDPM family; the names are those of diffusers' UNet2DModel. Image size and channels come from the
 /// dataset.
 struct ModelConfig {
@@ -30,22 +41,62 @@ struct ModelConfig {
   std::int64_t layers_per_block = 2;
   std::vector<std::int64_t> attention_resolutions = {
       16};                              ///< self-attention at levels of these heights, and in the middle
-  std::int64_t attention_head_dim = 0;  ///< channels of one head; 0: a single head
+  std::int64_t attention_head_dim = 0;  ///< channels of one head; 0: attention_heads decides
+  std::int64_t attention_heads = 0;     ///< heads of each attention; 0: a single one, or by attention_head_dim
   std::int64_t norm_num_groups = 32;
   double norm_eps = 1e-6;
   double dropout = 0.0;
+  bool scale_shift_norm = false;  ///< the time embedding scales and shifts norm2's output instead of being added
+  Resample resample = Resample::conv;
+  bool flip_sin_to_cos = false;         ///< time embedding [cos, sin] (OpenAI's code) instead of [sin, cos]
+  std::int64_t freq_shift = 1;          ///< its frequencies are 10000^(-i / (half - freq_shift)): 1 Ho, 0 OpenAI
+  std::int64_t downsample_padding = 0;  ///< of the strided convolution: 0 right and below only (Ho), 1 all around
+  double residual_scale = 1.0;          ///< of each residual sum: 1/sqrt(2) in NCSN++ and EDM's DDPM++
+  std::int64_t num_classes = 0;         ///< 0: unconditional
+  double label_dropout = 0.0;           ///< probability that an image trains without its label, for guidance
+  std::int64_t out_channels = 0;        ///< 0: the images', twice as many with learned_range
+  Initialization initialization = Initialization::ddpm;
 };
 
-enum class BetaSchedule { linear, cosine };
-enum class VarianceType { fixed_small, fixed_large };
+enum class BetaSchedule { linear, quadratic, cosine, sigmoid, listed };
+enum class VarianceType { fixed_small, fixed_large, learned_range };
+
+/// What the network's output stands for.
+enum class PredictionType {
+  epsilon,  ///< the noise (Ho et al. 2020)
+  x0,       ///< the clean image; diffusers: sample
+  v,        ///< sqrt(abar) eps - sqrt(1 - abar) x_0 (Salimans & Ho 2022); diffusers: v_prediction
+  edm       ///< F of Karras et al. 2022, eq. 7, over continuous noise levels
+};
 
 /// The forward process q and the variance of the reverse process p (Ho et al. 2020, sections 2 and 3.2).
 struct DiffusionConfig {
   std::int64_t timesteps = 1000;
   BetaSchedule beta_schedule = BetaSchedule::linear;
-  double beta_start = 1e-4;  ///< linear only
-  double beta_end = 0.02;    ///< linear only
+  double beta_start = 1e-4;       ///< linear, quadratic, sigmoid
+  double beta_end = 0.02;         ///< linear, quadratic, sigmoid
+  std::vector<double> betas;      ///< listed only: one for each timestep
+  bool zero_terminal_snr = false;  ///< rescaled so that x_T is pure noise (Lin et al. 2024, algorithm 1)
+  PredictionType prediction = PredictionType::epsilon;
   VarianceType variance_type = VarianceType::fixed_large;
+};
+
+enum class LossType { simple, vlb, hybrid };
+enum class TimestepSampling { uniform, stratified, importance };
+
+/// What training minimises, and at which noise levels it looks.
+struct ObjectiveConfig {
+  LossType loss = LossType::simple;
+  double vlb_weight = 0.001;  ///< of L_vlb in the hybrid (Nichol & Dhariwal 2021, eq. 16)
+  double min_snr_gamma = 0;   ///< caps the weight of x_0's error at this SNR (Hang et al. 2023); 0: none
+  TimestepSampling timesteps = TimestepSampling::uniform;
+};
+
+/// Preconditioning and noise levels of PredictionType::edm (Karras et al. 2022, table 1).
+struct EdmConfig {
+  double sigma_data = 0.5;
+  double p_mean = -1.2;  ///< of ln sigma while training
+  double p_std = 1.2;
 };
 
 /// What one run does and when.
@@ -83,6 +134,8 @@ struct EmaConfig {
   std::vector<double> decays = {
       0.9999};          ///< at least one; the first is what is evaluated, sampled and exported by default
   bool warmup = false;  ///< decay of update n is min(decay, (1 + n) / (10 + n))
+  std::vector<double> power_sigmas;  ///< relative widths of power-function averages (Karras et al. 2024), tracked too
+  std::int64_t snapshot_every = 0;   ///< steps between stored snapshots of those, for reconstruction; 0: none
 };
 
 struct CheckpointConfig {
@@ -96,12 +149,24 @@ struct EvaluateConfig {
   std::int64_t batch_size = 64;
 };
 
-enum class Sampler { ancestral, ddim };
+enum class Sampler { ancestral, ddim, dpm_solver, heun };
+/// Which timesteps a sampler of fewer steps visits.
+enum class Spacing { automatic, leading, linspace, trailing, quad, log_snr };
+enum class ClipX0 { none, fixed, dynamic };
 
 struct SampleConfig {
   Sampler sampler = Sampler::ddim;
-  std::int64_t steps = 50;  ///< of DDIM; the ancestral sampler takes all timesteps
-  double eta = 0.0;         ///< of DDIM: 0 deterministic, 1 as noisy as the ancestral sampler
+  std::int64_t steps = 50;  ///< 0: all timesteps
+  Spacing spacing = Spacing::automatic;
+  double eta = 0.0;  ///< of DDIM: 0 deterministic, 1 as noisy as the ancestral sampler
+  ClipX0 clip = ClipX0::fixed;
+  double clip_percentile = 0.995;  ///< dynamic only (Saharia et al. 2022, section 2.3)
+  double guidance = 1.0;           ///< classifier-free (Ho & Salimans 2022); 1: none
+  double guidance_sigma_min = 0;   ///< guidance acts at sigma / alpha in (min, max] only (Kynkaanniemi et al. 2024)
+  double guidance_sigma_max = 0;   ///< 0: no limit
+  std::vector<std::int64_t> classes;  ///< of the images, repeated as often as need be; empty: every class in turn
+  double sigma_min = 0.002, sigma_max = 80, rho = 7;  ///< of Heun's sampler (Karras et al. 2022, eq. 5)
+  double churn = 0, churn_min = 0, churn_max = 0, churn_noise = 1;  ///< its S_churn, S_tmin, S_tmax (0: none), S_noise
   std::int64_t rows = 8;
   std::int64_t columns = 8;
   std::uint64_t seed = 0;
@@ -123,6 +188,8 @@ struct Config {
   DataConfig data;
   ModelConfig model;
   DiffusionConfig diffusion;
+  EdmConfig edm;
+  ObjectiveConfig objective;
   TrainConfig train;
   OptimizerConfig optimizer;
   EmaConfig ema;

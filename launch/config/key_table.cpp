@@ -122,7 +122,10 @@ void add_model(std::vector<Key>& keys) {
                        "Heights of the levels that have self-attention; the middle always has it.")
                      .in(at_least(1)));
   keys.push_back(Entry("model.attention_head_dim", &Config::model, &ModelConfig::attention_head_dim,
-                       "Channels of one attention head; 0: a single head over all channels.")
+                       "Channels of one attention head; 0: attention_heads decides.")
+                     .in(at_least(0)));
+  keys.push_back(Entry("model.attention_heads", &Config::model, &ModelConfig::attention_heads,
+                       "Heads of each attention; 0: a single one, or as many as attention_head_dim makes.")
                      .in(at_least(0)));
   keys.push_back(Entry("model.norm_num_groups", &Config::model, &ModelConfig::norm_num_groups,
                        "Groups of each group normalisation; divides every entry of block_out_channels.")
@@ -133,6 +136,38 @@ void add_model(std::vector<Key>& keys) {
   keys.push_back(Entry("model.dropout", &Config::model, &ModelConfig::dropout,
                        "Probability of dropping an activation in a residual block while training.")
                      .in(fraction()));
+  keys.push_back(Entry("model.scale_shift_norm", &Config::model, &ModelConfig::scale_shift_norm,
+                       "The time embedding scales and shifts the second norm of a residual block (Nichol & Dhariwal "
+                       "2021) instead of being added before it."));
+  keys.push_back(Entry("model.resample", &Config::model, &ModelConfig::resample,
+                       {{"conv", Resample::conv}, {"resnet", Resample::resnet}},
+                       "Change of resolution: by a convolution (Ho et al. 2020) or by a residual block (Dhariwal & "
+                       "Nichol 2021)."));
+  keys.push_back(Entry("model.flip_sin_to_cos", &Config::model, &ModelConfig::flip_sin_to_cos,
+                       "Time embedding as [cos, sin] (OpenAI's code) instead of [sin, cos] (Ho et al. 2020)."));
+  keys.push_back(Entry("model.freq_shift", &Config::model, &ModelConfig::freq_shift,
+                       "Its frequencies are 10000^(-i / (half - freq_shift)): 1 in Ho et al. 2020, 0 in OpenAI's code.")
+                     .in(between(0, 1)));
+  keys.push_back(Entry("model.downsample_padding", &Config::model, &ModelConfig::downsample_padding,
+                       "Padding of the strided convolution: 0 right and below only (Ho et al. 2020), 1 all around "
+                       "(OpenAI's code).")
+                     .in(between(0, 1)));
+  keys.push_back(Entry("model.residual_scale", &Config::model, &ModelConfig::residual_scale,
+                       "Factor of every residual sum; 0.70710678 in NCSN++ and EDM's DDPM++.")
+                     .in({.least = 0, .most = 1, .above_least = true}));
+  keys.push_back(Entry("model.num_classes", &Config::model, &ModelConfig::num_classes,
+                       "Classes that the network is told; 0: unconditional.")
+                     .in(between(0, 1'000'000)));
+  keys.push_back(Entry("model.label_dropout", &Config::model, &ModelConfig::label_dropout,
+                       "Probability that an image trains without its label; above 0, so that sample.guidance works.")
+                     .in(fraction()));
+  keys.push_back(Entry("model.out_channels", &Config::model, &ModelConfig::out_channels,
+                       "Channels of the output; 0: the images', twice as many with learned_range.")
+                     .in(at_least(0)));
+  keys.push_back(Entry("model.initialization", &Config::model, &ModelConfig::initialization,
+                       {{"ddpm", Initialization::ddpm}, {"adm", Initialization::adm}},
+                       "Initial weights: Xavier uniform with almost-zero outputs (Ho et al. 2020), or PyTorch's uniform "
+                       "with zero outputs (Dhariwal & Nichol 2021)."));
 }
 
 void add_diffusion(std::vector<Key>& keys) {
@@ -140,17 +175,66 @@ void add_diffusion(std::vector<Key>& keys) {
                        "T, the steps of the forward process.")
                      .in(between(1, 1'000'000)));
   keys.push_back(Entry("diffusion.beta_schedule", &Config::diffusion, &DiffusionConfig::beta_schedule,
-                       {{"linear", BetaSchedule::linear}, {"cosine", BetaSchedule::cosine}},
-                       "Variances beta_t: linear (Ho et al. 2020) or cosine (Nichol & Dhariwal 2021)."));
+                       {{"linear", BetaSchedule::linear},
+                        {"scaled_linear", BetaSchedule::quadratic},
+                        {"quadratic", BetaSchedule::quadratic},
+                        {"cosine", BetaSchedule::cosine},
+                        {"sigmoid", BetaSchedule::sigmoid},
+                        {"list", BetaSchedule::listed}},
+                       "Variances beta_t: linear (Ho et al. 2020), cosine (Nichol & Dhariwal 2021), linear in the root "
+                       "(scaled_linear in diffusers, quadratic elsewhere: one formula), sigmoid, or the list in betas."));
   keys.push_back(Entry("diffusion.beta_start", &Config::diffusion, &DiffusionConfig::beta_start,
-                       "First beta of the linear schedule.")
+                       "First beta; not of cosine and list.")
                      .in({.least = 0, .most = 1, .above_least = true, .below_most = true}));
-  keys.push_back(
-      Entry("diffusion.beta_end", &Config::diffusion, &DiffusionConfig::beta_end, "Last beta of the linear schedule.")
-          .in({.least = 0, .most = 1, .above_least = true, .below_most = true}));
+  keys.push_back(Entry("diffusion.beta_end", &Config::diffusion, &DiffusionConfig::beta_end,
+                       "Last beta; not of cosine and list.")
+                     .in({.least = 0, .most = 1, .above_least = true, .below_most = true}));
+  keys.push_back(Entry("diffusion.betas", &Config::diffusion, &DiffusionConfig::betas,
+                       "Every beta, where beta_schedule is list.")
+                     .in({.least = 0, .most = 1, .above_least = true, .below_most = true}));
+  keys.push_back(Entry("diffusion.zero_terminal_snr", &Config::diffusion, &DiffusionConfig::zero_terminal_snr,
+                       "Rescale the schedule so that x_T is pure noise (Lin et al. 2024); needs prediction x0 or v."));
+  keys.push_back(Entry("diffusion.prediction", &Config::diffusion, &DiffusionConfig::prediction,
+                       {{"epsilon", PredictionType::epsilon},
+                        {"x0", PredictionType::x0},
+                        {"v", PredictionType::v},
+                        {"edm", PredictionType::edm}},
+                       "What the network predicts: the noise (Ho et al. 2020), the image, v (Salimans & Ho 2022), or the "
+                       "preconditioned image at continuous noise levels (Karras et al. 2022; see [edm])."));
   keys.push_back(Entry("diffusion.variance_type", &Config::diffusion, &DiffusionConfig::variance_type,
-                       {{"fixed_small", VarianceType::fixed_small}, {"fixed_large", VarianceType::fixed_large}},
-                       "Variance of the reverse steps: the posterior's (fixed_small) or beta_t (fixed_large)."));
+                       {{"fixed_small", VarianceType::fixed_small},
+                        {"fixed_large", VarianceType::fixed_large},
+                        {"learned_range", VarianceType::learned_range}},
+                       "Variance of the reverse steps: the posterior's (fixed_small), beta_t (fixed_large), or learned "
+                       "between the two (Nichol & Dhariwal 2021; doubles the output channels)."));
+}
+
+void add_edm(std::vector<Key>& keys) {
+  keys.push_back(Entry("edm.sigma_data", &Config::edm, &EdmConfig::sigma_data,
+                       "Standard deviation of the data that the preconditioning assumes.")
+                     .in(above(0)));
+  keys.push_back(Entry("edm.p_mean", &Config::edm, &EdmConfig::p_mean, "Mean of ln sigma while training."));
+  keys.push_back(
+      Entry("edm.p_std", &Config::edm, &EdmConfig::p_std, "Standard deviation of ln sigma while training.").in(above(0)));
+}
+
+void add_objective(std::vector<Key>& keys) {
+  keys.push_back(Entry("objective.loss", &Config::objective, &ObjectiveConfig::loss,
+                       {{"simple", LossType::simple}, {"vlb", LossType::vlb}, {"hybrid", LossType::hybrid}},
+                       "L_simple (Ho et al. 2020), the variational bound in bits/dim, or both (Nichol & Dhariwal 2021)."));
+  keys.push_back(Entry("objective.vlb_weight", &Config::objective, &ObjectiveConfig::vlb_weight,
+                       "Weight of the variational bound in the hybrid.")
+                     .in(at_least(0)));
+  keys.push_back(Entry("objective.min_snr_gamma", &Config::objective, &ObjectiveConfig::min_snr_gamma,
+                       "L_simple weighs the error of x_0 by min(SNR, gamma) (Hang et al. 2023, who take 5); 0: as the "
+                       "prediction has it.")
+                     .in(at_least(0)));
+  keys.push_back(Entry("objective.timesteps", &Config::objective, &ObjectiveConfig::timesteps,
+                       {{"uniform", TimestepSampling::uniform},
+                        {"stratified", TimestepSampling::stratified},
+                        {"importance", TimestepSampling::importance}},
+                       "Timesteps of a global batch: independent, one from each equal part of the range, or in proportion "
+                       "to the root mean square of recent losses (Nichol & Dhariwal 2021)."));
 }
 
 void add_train(std::vector<Key>& keys) {
@@ -215,6 +299,14 @@ void add_ema(std::vector<Key>& keys) {
                      .not_empty());
   keys.push_back(Entry("ema.warmup", &Config::ema, &EmaConfig::warmup,
                        "Begin with a shorter average: the decay of update n is min(decay, (1 + n) / (10 + n))."));
+  keys.push_back(Entry("ema.power_sigmas", &Config::ema, &EmaConfig::power_sigmas,
+                       "Relative widths of power-function averages that are tracked too (Karras et al. 2024 take 0.05 and "
+                       "0.1).")
+                     .in({.least = 0, .most = 0.28, .above_least = true}));
+  keys.push_back(Entry("ema.snapshot_every", &Config::ema, &EmaConfig::snapshot_every,
+                       "Steps between stored snapshots of the power-function averages, from which any width can be "
+                       "reconstructed; 0: none.")
+                     .in(at_least(0)));
 }
 
 void add_checkpoint(std::vector<Key>& keys) {
@@ -240,15 +332,84 @@ void add_evaluate(std::vector<Key>& keys) {
 
 void add_sample(std::vector<Key>& keys) {
   keys.push_back(Entry("sample.sampler", &Config::sample, &SampleConfig::sampler,
-                       {{"ancestral", Sampler::ancestral}, {"ddim", Sampler::ddim}},
-                       "ancestral (Ho et al. 2020, all timesteps) or ddim (Song et al. 2021, a few).")
+                       {{"ancestral", Sampler::ancestral},
+                        {"ddim", Sampler::ddim},
+                        {"dpm++2m", Sampler::dpm_solver},
+                        {"heun", Sampler::heun}},
+                       "ancestral (Ho et al. 2020), ddim (Song et al. 2021), dpm++2m (Lu et al. 2022) or heun (Karras et "
+                       "al. 2022).")
                      .changeable());
-  keys.push_back(Entry("sample.steps", &Config::sample, &SampleConfig::steps, "Timesteps that DDIM visits.")
-                     .in(at_least(1))
+  keys.push_back(Entry("sample.steps", &Config::sample, &SampleConfig::steps,
+                       "Steps of the sampler; 0: every timestep. Heun's takes two evaluations a step.")
+                     .in(at_least(0))
+                     .changeable());
+  keys.push_back(Entry("sample.spacing", &Config::sample, &SampleConfig::spacing,
+                       {{"auto", Spacing::automatic},
+                        {"leading", Spacing::leading},
+                        {"linspace", Spacing::linspace},
+                        {"trailing", Spacing::trailing},
+                        {"quad", Spacing::quad},
+                        {"logsnr", Spacing::log_snr}},
+                       "Which timesteps fewer steps visit; auto: logsnr for dpm++2m, linspace for ancestral and ddim. "
+                       "Heun's has noise levels of its own.")
                      .changeable());
   keys.push_back(Entry("sample.eta", &Config::sample, &SampleConfig::eta,
                        "Noise of DDIM: 0 deterministic, 1 as noisy as the ancestral sampler.")
                      .in(between(0, 1))
+                     .changeable());
+  keys.push_back(Entry("sample.clip", &Config::sample, &SampleConfig::clip,
+                       {{"none", ClipX0::none}, {"static", ClipX0::fixed}, {"dynamic", ClipX0::dynamic}},
+                       "Predicted images are clipped to [-1, 1] (static), or first scaled by a percentile of their own "
+                       "(dynamic, Saharia et al. 2022).")
+                     .changeable());
+  keys.push_back(Entry("sample.clip_percentile", &Config::sample, &SampleConfig::clip_percentile,
+                       "Share of pixels that dynamic clipping leaves in range.")
+                     .in({.least = 0, .most = 1, .above_least = true})
+                     .changeable());
+  keys.push_back(Entry("sample.guidance", &Config::sample, &SampleConfig::guidance,
+                       "Classifier-free guidance (Ho & Salimans 2022): unconditional + guidance * (conditional - "
+                       "unconditional); 1: none.")
+                     .in(at_least(0))
+                     .changeable());
+  keys.push_back(Entry("sample.guidance_sigma_min", &Config::sample, &SampleConfig::guidance_sigma_min,
+                       "Guidance acts above this noise level sigma / alpha (Kynkaanniemi et al. 2024).")
+                     .in(at_least(0))
+                     .changeable());
+  keys.push_back(Entry("sample.guidance_sigma_max", &Config::sample, &SampleConfig::guidance_sigma_max,
+                       "Guidance acts up to this noise level; 0: no limit.")
+                     .in(at_least(0))
+                     .changeable());
+  keys.push_back(Entry("sample.classes", &Config::sample, &SampleConfig::classes,
+                       "Classes of the images, repeated as often as need be; empty: every class in turn.")
+                     .in(at_least(0))
+                     .changeable());
+  keys.push_back(Entry("sample.sigma_min", &Config::sample, &SampleConfig::sigma_min,
+                       "Lowest noise level of Heun's sampler; not below the network's own.")
+                     .in(above(0))
+                     .changeable());
+  keys.push_back(Entry("sample.sigma_max", &Config::sample, &SampleConfig::sigma_max,
+                       "Highest noise level of Heun's sampler; not above the network's own.")
+                     .in(above(0))
+                     .changeable());
+  keys.push_back(Entry("sample.rho", &Config::sample, &SampleConfig::rho,
+                       "Bends the noise levels of Heun's sampler towards the low ones.")
+                     .in(above(0))
+                     .changeable());
+  keys.push_back(Entry("sample.churn", &Config::sample, &SampleConfig::churn,
+                       "S_churn of Heun's sampler: noise added over all its steps; 0: deterministic.")
+                     .in(at_least(0))
+                     .changeable());
+  keys.push_back(Entry("sample.churn_min", &Config::sample, &SampleConfig::churn_min,
+                       "S_tmin: it is added at noise levels from here.")
+                     .in(at_least(0))
+                     .changeable());
+  keys.push_back(Entry("sample.churn_max", &Config::sample, &SampleConfig::churn_max,
+                       "S_tmax: it is added at noise levels up to here; 0: no limit.")
+                     .in(at_least(0))
+                     .changeable());
+  keys.push_back(Entry("sample.churn_noise", &Config::sample, &SampleConfig::churn_noise,
+                       "S_noise: standard deviation of what is added, a little above 1 against lost detail.")
+                     .in(above(0))
                      .changeable());
   keys.push_back(Entry("sample.rows", &Config::sample, &SampleConfig::rows, "Rows of the grid.")
                      .in(between(1, 1024))
@@ -290,6 +451,8 @@ std::vector<Key> make_table() {
   add_data(keys);
   add_model(keys);
   add_diffusion(keys);
+  add_edm(keys);
+  add_objective(keys);
   add_train(keys);
   add_optimizer(keys);
   add_ema(keys);
@@ -310,6 +473,8 @@ const std::vector<Section>& section_table() {
        "A U-Net of the DDPM family, in the words of diffusers' UNet2DModel; image size and channels are the "
        "dataset's."},
       {"diffusion", "The forward process, and the variance of the reverse one."},
+      {"edm", "Preconditioning and noise levels of diffusion.prediction = edm (Karras et al. 2022, table 1)."},
+      {"objective", "What training minimises, and at which noise levels."},
       {"train", "What a run does and when."},
       {"optimizer", "Adam with a global-norm clip."},
       {"ema", "Exponential moving averages of the weights."},

@@ -77,7 +77,8 @@ TEST(KeyTable, CoversEveryMemberOfTheConfiguration) {
   using namespace trainer;
   EXPECT_EQ(section_table().size(), members_of<Config>());
   const std::size_t members = members_of<RunConfig>() + members_of<DataConfig>() + members_of<ModelConfig>() +
-                              members_of<DiffusionConfig>() + members_of<TrainConfig>() +
+                              members_of<DiffusionConfig>() + members_of<EdmConfig>() +
+                              members_of<ObjectiveConfig>() + members_of<TrainConfig>() +
                               members_of<OptimizerConfig>() + members_of<EmaConfig>() + members_of<CheckpointConfig>() +
                               members_of<EvaluateConfig>() + members_of<SampleConfig>() +
                               members_of<DistributedConfig>();

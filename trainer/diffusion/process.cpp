@@ -29,6 +29,14 @@ DiffusionProcess::DiffusionProcess(NoiseSchedule schedule, at::Device device) : 
   posterior_mean_coef_x0_ = table_on(schedule_.posterior_mean_coef_x0(), device);
   posterior_mean_coef_xt_ = table_on(schedule_.posterior_mean_coef_xt(), device);
   posterior_variance_ = table_on(schedule_.posterior_variance(), device);
+  log_betas_ = table_on(schedule_.betas(), device).log();
+  std::vector<double> small, large;
+  for (std::int64_t t = 0; t < schedule_.timesteps(); ++t) {
+    small.push_back(schedule_.reverse_log_variance(t, VarianceType::fixed_small));
+    large.push_back(schedule_.reverse_log_variance(t, VarianceType::fixed_large));
+  }
+  posterior_log_variance_ = table_on(small, device);
+  fixed_large_log_variance_ = table_on(large, device);
 }
 
 at::Tensor DiffusionProcess::gather(const at::Tensor& table, const at::Tensor& t, const at::Tensor& like) const {
@@ -66,10 +74,36 @@ at::Tensor DiffusionProcess::predict_eps_from_x0(const at::Tensor& x_t, const at
   return (x_t - gather(sqrt_alphas_cumprod_, t, x_t) * x_0) / gather(sqrt_one_minus_alphas_cumprod_, t, x_t);
 }
 
+at::Tensor DiffusionProcess::velocity(const at::Tensor& x_0, const at::Tensor& t, const at::Tensor& eps) const {
+  check_same_shape(x_0, eps);
+  return gather(sqrt_alphas_cumprod_, t, x_0) * eps - gather(sqrt_one_minus_alphas_cumprod_, t, x_0) * x_0;
+}
+
+at::Tensor DiffusionProcess::predict_x0_from_v(const at::Tensor& x_t, const at::Tensor& t, const at::Tensor& v) const {
+  check_same_shape(x_t, v);
+  return gather(sqrt_alphas_cumprod_, t, x_t) * x_t - gather(sqrt_one_minus_alphas_cumprod_, t, x_t) * v;
+}
+
+Gaussian DiffusionProcess::q_mean_variance(const at::Tensor& x_0, const at::Tensor& t) const {
+  return {gather(sqrt_alphas_cumprod_, t, x_0) * x_0, gather(sqrt_one_minus_alphas_cumprod_.square(), t, x_0)};
+}
+
 Gaussian DiffusionProcess::q_posterior(const at::Tensor& x_0, const at::Tensor& x_t, const at::Tensor& t) const {
   check_same_shape(x_0, x_t);
   return {gather(posterior_mean_coef_x0_, t, x_t) * x_0 + gather(posterior_mean_coef_xt_, t, x_t) * x_t,
           gather(posterior_variance_, t, x_t)};
+}
+
+at::Tensor DiffusionProcess::posterior_log_variance(const at::Tensor& t, const at::Tensor& like) const {
+  return gather(posterior_log_variance_, t, like);
+}
+
+at::Tensor DiffusionProcess::reverse_log_variance(VarianceType type, const at::Tensor& t, const at::Tensor& like,
+                                                  const at::Tensor& fraction) const {
+  if (type == VarianceType::fixed_small) return gather(posterior_log_variance_, t, like);
+  if (type == VarianceType::fixed_large) return gather(fixed_large_log_variance_, t, like);
+  if (!fraction.defined()) throw std::invalid_argument("a learned variance needs the network's variance channels");
+  return fraction * gather(log_betas_, t, like) + (1 - fraction) * gather(posterior_log_variance_, t, like);
 }
 
 }  // namespace perrin::trainer

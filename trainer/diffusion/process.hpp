@@ -34,8 +34,27 @@ class DiffusionProcess {
   /// eps = (x_t - sqrt(abar_t) x_0) / sqrt(1 - abar_t): q_sample solved for eps.
   at::Tensor predict_eps_from_x0(const at::Tensor& x_t, const at::Tensor& t, const at::Tensor& x_0) const;
 
+  /// v = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0. Source: Salimans & Ho 2022, appendix D.
+  at::Tensor velocity(const at::Tensor& x_0, const at::Tensor& t, const at::Tensor& eps) const;
+
+  /// x_0 = sqrt(abar_t) x_t - sqrt(1 - abar_t) v, which divides by nothing.
+  at::Tensor predict_x0_from_v(const at::Tensor& x_t, const at::Tensor& t, const at::Tensor& v) const;
+
+  /// Mean and variance of q(x_t | x_0): sqrt(abar_t) x_0 and 1 - abar_t. Source: Ho et al. 2020, eq. 4.
+  Gaussian q_mean_variance(const at::Tensor& x_0, const at::Tensor& t) const;
+
   /// Mean and variance of q(x_{t-1} | x_t, x_0), the target of the reverse process. Source: Ho et al. 2020, eq. 6-7.
   Gaussian q_posterior(const at::Tensor& x_0, const at::Tensor& x_t, const at::Tensor& t) const;
+
+  /// log beta~_t, with that of t = 1 at t = 0. @return [N, 1, 1, 1], type of `like`
+  at::Tensor posterior_log_variance(const at::Tensor& t, const at::Tensor& like) const;
+
+  /// log of the variance of p(x_{t-1} | x_t): from the schedule, or fraction log beta_t + (1 - fraction) log beta~_t.
+  /// Source: Nichol & Dhariwal 2021, eq. 15.
+  /// @param fraction  [N, C, H, W]; learned_range only
+  /// @return [N, 1, 1, 1], or like `fraction`
+  at::Tensor reverse_log_variance(VarianceType type, const at::Tensor& t, const at::Tensor& like,
+                                  const at::Tensor& fraction = {}) const;
 
  private:
   at::Tensor gather(const at::Tensor& table, const at::Tensor& t, const at::Tensor& like) const;
@@ -46,6 +65,9 @@ class DiffusionProcess {
   at::Tensor posterior_mean_coef_x0_;
   at::Tensor posterior_mean_coef_xt_;
   at::Tensor posterior_variance_;
+  at::Tensor log_betas_;
+  at::Tensor posterior_log_variance_;
+  at::Tensor fixed_large_log_variance_;
 };
 
 }  // namespace perrin::trainer

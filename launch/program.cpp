@@ -41,9 +41,10 @@ ExitCode run_program(std::vector<std::string> arguments, Session& session) {
   program.footer("`perrin COMMAND --help` says more and shows an example.\n\n" + exit_code_table());
 
   std::vector<Override> overrides;
-  if (!arguments.empty() && arguments.front() == "train") overrides = take_overrides(arguments);
+  const bool has_overrides = !arguments.empty() && (arguments.front() == "train" || arguments.front() == "sample");
+  if (has_overrides) overrides = take_overrides(arguments);
   const std::vector<Command> commands = {prepare_command(program),  train_command(program, overrides),
-                                         evaluate_command(program), sample_command(program),
+                                         evaluate_command(program), sample_command(program, overrides),
                                          export_command(program),   inspect_command(program)};
   refuse_unknown_command(commands, arguments);
   try {

@@ -73,9 +73,9 @@ enum class PredictionType {
 struct DiffusionConfig {
   std::int64_t timesteps = 1000;
   BetaSchedule beta_schedule = BetaSchedule::linear;
-  double beta_start = 1e-4;       ///< linear, quadratic, sigmoid
-  double beta_end = 0.02;         ///< linear, quadratic, sigmoid
-  std::vector<double> betas;      ///< listed only: one for each timestep
+  double beta_start = 1e-4;        ///< linear, quadratic, sigmoid
+  double beta_end = 0.02;          ///< linear, quadratic, sigmoid
+  std::vector<double> betas;       ///< listed only: one for each timestep
   bool zero_terminal_snr = false;  ///< rescaled so that x_T is pure noise (Lin et al. 2024, algorithm 1)
   PredictionType prediction = PredictionType::epsilon;
   VarianceType variance_type = VarianceType::fixed_large;
@@ -132,8 +132,8 @@ struct OptimizerConfig {
 /// Exponential moving averages of the weights.
 struct EmaConfig {
   std::vector<double> decays = {
-      0.9999};          ///< at least one; the first is what is evaluated, sampled and exported by default
-  bool warmup = false;  ///< decay of update n is min(decay, (1 + n) / (10 + n))
+      0.9999};                       ///< at least one; the first is what is evaluated, sampled and exported by default
+  bool warmup = false;               ///< decay of update n is min(decay, (1 + n) / (10 + n))
   std::vector<double> power_sigmas;  ///< relative widths of power-function averages (Karras et al. 2024), tracked too
   std::int64_t snapshot_every = 0;   ///< steps between stored snapshots of those, for reconstruction; 0: none
 };
@@ -160,12 +160,12 @@ struct SampleConfig {
   Spacing spacing = Spacing::automatic;
   double eta = 0.0;  ///< of DDIM: 0 deterministic, 1 as noisy as the ancestral sampler
   ClipX0 clip = ClipX0::fixed;
-  double clip_percentile = 0.995;  ///< dynamic only (Saharia et al. 2022, section 2.3)
-  double guidance = 1.0;           ///< classifier-free (Ho & Salimans 2022); 1: none
-  double guidance_sigma_min = 0;   ///< guidance acts at sigma / alpha in (min, max] only (Kynkaanniemi et al. 2024)
-  double guidance_sigma_max = 0;   ///< 0: no limit
+  double clip_percentile = 0.995;     ///< dynamic only (Saharia et al. 2022, section 2.3)
+  double guidance = 1.0;              ///< classifier-free (Ho & Salimans 2022); 1: none
+  double guidance_sigma_min = 0;      ///< guidance acts at sigma / alpha in (min, max] only (Kynkaanniemi et al. 2024)
+  double guidance_sigma_max = 0;      ///< 0: no limit
   std::vector<std::int64_t> classes;  ///< of the images, repeated as often as need be; empty: every class in turn
-  double sigma_min = 0.002, sigma_max = 80, rho = 7;  ///< of Heun's sampler (Karras et al. 2022, eq. 5)
+  double sigma_min = 0.002, sigma_max = 80, rho = 7;                ///< of Heun's sampler (Karras et al. 2022, eq. 5)
   double churn = 0, churn_min = 0, churn_max = 0, churn_noise = 1;  ///< its S_churn, S_tmin, S_tmax (0: none), S_noise
   std::int64_t rows = 8;
   std::int64_t columns = 8;

@@ -6,13 +6,19 @@
 #include <cstdint>
 #include <span>
 
+#include "data/batch_loader.hpp"
 #include "data/image_shape.hpp"
+#include "trainer/config.hpp"
 
 namespace perrin::trainer {
 
 /// Pixels as the network sees them: uint8 [n, C, H, W] to float32 in [-1, 1], x / 127.5 - 1 (Ho et al. 2020,
 /// section 3.3).
 at::Tensor to_model_range(std::span<const std::uint8_t> pixels, const data::ImageShape& shape, at::Device device);
+
+/// The labels of a batch as the network takes them: [N] int64 on `device`, -1: none; undefined for an unconditional
+/// model.
+at::Tensor labels_of(const data::Batch& batch, const ModelConfig& model, at::Device device);
 
 /// Back to pixels: round((x + 1) * 127.5), clamped to [0, 255]; uint8, on the CPU. Rounds where OpenAI's code
 /// truncates.

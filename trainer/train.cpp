@@ -48,7 +48,9 @@ TrainOutcome train(const Config& config, const std::string& resolved_config, com
   TrainingState state{.arena = ParameterArena(unet_parameters(config.model, train_set.shape()),
                                               config.ema.decays.size(), config.run.seed, device),
                       .progress = {},
-                      .losses = {}};
+                      .losses = {},
+                      .loss_history = LossHistory(
+                          config.objective.timesteps == TimestepSampling::importance ? config.diffusion.timesteps : 0)};
   const auto resumed = resume_newest(paths.checkpoints(), origin, state, world.control());
 
   std::optional<MetricsLog> metrics;

@@ -4,14 +4,13 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
-#include <array>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "trainer/checkpoint/checkpoint_folder.hpp"
 #include "trainer/checkpoint/resume.hpp"
 #include "trainer/deadlines.hpp"
-#include "trainer/diffusion/objective.hpp"
 #include "trainer/evaluate/heldout_loss.hpp"
 #include "trainer/evaluate/sample_images.hpp"
 #include "trainer/images.hpp"
@@ -57,6 +56,8 @@ TrainingLoop::TrainingLoop(Surroundings surroundings, TrainingState& state, std:
       state_(state),
       paths_(in_.config.run.directory),
       process_(NoiseSchedule(in_.config.diffusion), in_.device),
+      objective_(in_.config, process_),
+      level_sampler_(in_.config, process_.schedule()),
       model_(in_.config.model, in_.train.shape(), state.arena.trainable(), state.arena.layout().memory_format()),
       plan_(in_.config.train.batch_size, in_.world.size(), in_.config.train.micro_batch),
       slices_(plan_.slices_of(in_.world.rank())),
@@ -85,44 +86,45 @@ TrainOutcome TrainingLoop::run() {
 
 void TrainingLoop::step() {
   const auto begun = Clock::now();
-  double loss_sum = 0;  // over this rank's slices, already divided by the global batch
+  const std::uint64_t first = state_.progress.position;
+  const bool importance = in_.config.objective.timesteps == TimestepSampling::importance;
+  StepLosses losses(plan_.global_batch(), /*keep_each=*/importance);
   for (std::size_t i = 0; i < slices_.size(); ++i) {
     const data::Batch batch = loader_.next();
-    const Draw draw = draw_noise(batch.positions);
-    const at::Tensor x_0 = images_of(batch);
-    const at::Tensor x_t = process_.q_sample(x_0, draw.t, draw.eps);
-    const at::Tensor eps_hat =
-        model_(x_t, draw.t, {.positions = batch.positions, .seed = in_.config.run.seed, .training = true});
-    const at::Tensor loss = epsilon_loss_per_sample(eps_hat, draw.eps).sum() / plan_.global_batch();
-    reducer_.backward(loss, /*first_slice=*/i == 0,
+    const LevelDraw draw = level_sampler_.draw(batch.positions, first, state_.loss_history);
+    const Network network = [&, labels = labels_of(batch)](const at::Tensor& x, const at::Tensor& condition) {
+      return model_(x, condition,
+                    {.positions = batch.positions, .seed = in_.config.run.seed, .training = true, .labels = labels});
+    };
+    const ObjectiveTerms terms = objective_.terms(network, images_of(batch), noise_of(batch.positions), draw.levels);
+    const at::Tensor weights = per_image(draw.weights, terms.loss).view({-1});
+    reducer_.backward((weights * terms.loss).sum() / plan_.global_batch(), /*first_slice=*/i == 0,
                       /*last_slice=*/i + 1 == slices_.size());  // last: buckets leave as they fill
-    loss_sum += loss.item<double>();
+    losses.add(terms, draw, slices_[i].offset);
   }
-  const double loss = agree(loss_sum);
+  agree(losses);
   reducer_.finish();
-  if (std::isfinite(loss))
+  if (std::isfinite(losses.loss()))
     last_update_ =
         optimizer_.update(state_.arena, state_.progress.step, state_.progress.updates);  // clip, Adam, EMA: one pass
   else
     last_update_.skipped = true;
 
+  if (importance) losses.add_to(state_.loss_history, timesteps_of_batch(first));
   ++state_.progress.step;
   state_.progress.position += static_cast<std::uint64_t>(plan_.global_batch());
   if (last_update_.skipped)
-    skip(loss);
+    skip(losses.loss());
   else
-    accept(loss);
+    accept(losses);
   step_seconds_ += seconds_between(begun, Clock::now());
 }
 
-TrainingLoop::Draw TrainingLoop::draw_noise(std::span<const std::uint64_t> positions) const {
-  const std::uint64_t seed = in_.config.run.seed;
+at::Tensor TrainingLoop::noise_of(std::span<const std::uint64_t> positions) const {
   const data::ImageShape& shape = in_.train.shape();
-  return {
-      keyed_timesteps({.seed = seed, .purpose = Purpose::timestep}, positions, process_.schedule().timesteps())
-          .to(in_.device),
-      keyed_normal({.seed = seed, .purpose = Purpose::noise}, positions, {shape.channels, shape.height, shape.width})
-          .to(in_.device)};
+  return keyed_normal({.seed = in_.config.run.seed, .purpose = Purpose::noise}, positions,
+                      {shape.channels, shape.height, shape.width})
+      .to(in_.device);
 }
 
 at::Tensor TrainingLoop::images_of(const data::Batch& batch) const {
@@ -130,20 +132,39 @@ at::Tensor TrainingLoop::images_of(const data::Batch& batch) const {
   return in_.config.data.horizontal_flip ? flip_some(x_0, in_.config.run.seed, batch.positions) : x_0;
 }
 
-double TrainingLoop::agree(double loss_sum) {
+at::Tensor TrainingLoop::labels_of(const data::Batch& batch) const {
+  at::Tensor labels = trainer::labels_of(batch, in_.config.model, at::kCPU);
+  if (!labels.defined()) return labels;
+  const Stream stream{.seed = in_.config.run.seed, .purpose = Purpose::label_dropout};
+  for (std::size_t i = 0; i < batch.size(); ++i)
+    if (keyed_uniform(stream, batch.positions[i]) < in_.config.model.label_dropout)
+      labels[static_cast<std::int64_t>(i)] = -1;
+  return labels.to(in_.device);
+}
+
+std::vector<std::int64_t> TrainingLoop::timesteps_of_batch(std::uint64_t first) const {
+  std::vector<std::uint64_t> positions(static_cast<std::size_t>(plan_.global_batch()));
+  std::iota(positions.begin(), positions.end(), first);
+  std::vector<std::int64_t> t;
+  for (const NoiseLevel& level : level_sampler_.draw(positions, first, state_.loss_history).levels)
+    t.push_back(level.t);
+  return t;
+}
+
+void TrainingLoop::agree(StepLosses& losses) {
   // The clock of rank 0 alone decides, and all learn of it in the same step.
   const double budget = in_.config.train.max_minutes * 60;
   const bool stop = in_.world.is_root() && budget > 0 && seconds_between(started_, Clock::now()) >= budget;
-  std::array<double, 2> sums = {loss_sum, stop ? 1.0 : 0.0};
+  std::vector<double>& sums = losses.sums();
+  sums.push_back(stop ? 1.0 : 0.0);
   in_.world.control().all_reduce(std::span<double>(sums), comm::ReduceOp::sum).wait();
-  out_of_time_ = sums[1] > 0;
-  return sums[0];
+  out_of_time_ = sums.back() > 0;
+  sums.pop_back();
 }
 
-void TrainingLoop::accept(double loss) {
+void TrainingLoop::accept(const StepLosses& losses) {
   ++state_.progress.updates;
-  state_.losses.sum += loss;
-  ++state_.losses.count;
+  losses.add_to(state_.losses);
   skipped_in_a_row_ = 0;
 }
 
@@ -171,20 +192,27 @@ void TrainingLoop::report() {
   const double steps = static_cast<double>(state_.progress.step - reported_step_);
   const double rate = steps * static_cast<double>(plan_.global_batch()) / step_seconds_;
   const double stall = loader_.stall_time().count();
-  const double loss = state_.losses.count > 0 ? state_.losses.sum / static_cast<double>(state_.losses.count) : NAN;
+  const LossWindow& window = state_.losses;
+  const auto mean = [&](double sum) { return window.count > 0 ? sum / static_cast<double>(window.count) : NAN; };
+  const double loss = mean(window.sum);
   const double decay = ema_decay(in_.config.ema.decays.front(), in_.config.ema.warmup, state_.progress.updates);
   if (metrics_) {
-    metrics_->write({{"kind", "train"},
-                     {"step", state_.progress.step},
-                     {"images", state_.progress.position},
-                     {"loss", loss},
-                     {"lr", last_update_.lr},
-                     {"gradient_norm", last_update_.gradient_norm},
-                     {"ema_decay", decay},
-                     {"skipped", state_.progress.step - state_.progress.updates},
-                     {"images_per_second", rate},
-                     {"loader_stall_seconds", stall - reported_stall_},
-                     {"seconds", elapsed}});
+    nlohmann::json row = {{"kind", "train"},
+                          {"step", state_.progress.step},
+                          {"images", state_.progress.position},
+                          {"loss", loss},
+                          {"loss_simple", mean(window.simple)},
+                          {"lr", last_update_.lr},
+                          {"gradient_norm", last_update_.gradient_norm},
+                          {"ema_decay", decay},
+                          {"skipped", state_.progress.step - state_.progress.updates},
+                          {"images_per_second", rate},
+                          {"loader_stall_seconds", stall - reported_stall_},
+                          {"seconds", elapsed}};
+    if (in_.config.objective.loss != LossType::simple) row["loss_vlb"] = mean(window.bound);
+    for (std::size_t q = 0; q < LossWindow::kQuartiles; ++q)  // null where no noise level fell into a quartile
+      row[fmt::format("loss_q{}", q)] = window.quartile_sums[q] / window.quartile_weights[q];
+    metrics_->write(row);
     double left = static_cast<double>(in_.config.train.steps - state_.progress.step) / steps * step_seconds_;
     if (in_.config.train.max_minutes > 0) left = std::min(left, in_.config.train.max_minutes * 60 - elapsed);
     progress_->show({state_.progress.step, in_.config.train.steps, loss, rate, 1.0 / (1.0 - decay), left});
@@ -199,22 +227,24 @@ void TrainingLoop::evaluate() {
   if (in_.heldout == nullptr) return;
   const auto begun = Clock::now();
   const HeldoutLoss heldout =
-      evaluate_heldout(predictor(), process_, *in_.heldout, in_.config.evaluate, in_.world.control(), in_.device);
+      evaluate_heldout(predictor(), in_.config, process_, *in_.heldout, in_.world.control(), in_.device);
   if (!metrics_) return;
-  metrics_->write({{"kind", "heldout"},
-                   {"step", state_.progress.step},
-                   {"loss", heldout.loss},
-                   {"images", heldout.images},
-                   {"weights", predictor_name()}});
+  nlohmann::json row = {{"kind", "heldout"},
+                        {"step", state_.progress.step},
+                        {"loss", heldout.loss},
+                        {"images", heldout.images},
+                        {"weights", predictor_name()}};
+  if (heldout.bound) row["vlb"] = *heldout.bound;
+  metrics_->write(row);
   progress_->interrupt();
-  spdlog::info("held-out loss {:.5f} over {} images with {} weights at step {} ({:.1f} s)", heldout.loss,
-               heldout.images, predictor_name(), state_.progress.step, seconds_between(begun, Clock::now()));
+  spdlog::info("held-out loss {:.5f}{} over {} images with {} weights at step {} ({:.1f} s)", heldout.loss,
+               heldout.bound ? fmt::format(", about {:.3f} bits/dim,", *heldout.bound) : "", heldout.images,
+               predictor_name(), state_.progress.step, seconds_between(begun, Clock::now()));
 }
 
 void TrainingLoop::sample() {
   const auto begun = Clock::now();
-  const at::Tensor images = sample_images(predictor(), process_, in_.config.sample, in_.config.diffusion.variance_type,
-                                          in_.train.shape(), in_.world.control(), in_.device);
+  const at::Tensor images = sample_images(predictor(), in_.config, in_.train.shape(), in_.world.control(), in_.device);
   if (!metrics_) return;
   const auto path = paths_.sample_grid(state_.progress.step);
   write_png(path, make_grid(images, in_.config.sample.rows, in_.config.sample.columns));

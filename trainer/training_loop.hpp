@@ -15,12 +15,15 @@
 #include "trainer/checkpoint/manifest.hpp"
 #include "trainer/checkpoint/training_state.hpp"
 #include "trainer/config.hpp"
+#include "trainer/diffusion/level_sampler.hpp"
+#include "trainer/diffusion/objective.hpp"
 #include "trainer/diffusion/process.hpp"
 #include "trainer/model/unet.hpp"
 #include "trainer/optimize/adam_ema.hpp"
 #include "trainer/optimize/gradient_reducer.hpp"
 #include "trainer/optimize/slice_plan.hpp"
 #include "trainer/run_folder.hpp"
+#include "trainer/step_losses.hpp"
 #include "trainer/telemetry/metrics_log.hpp"
 #include "trainer/telemetry/progress_line.hpp"
 #include "trainer/train.hpp"
@@ -49,18 +52,18 @@ class TrainingLoop {
   TrainOutcome run();
 
  private:
-  /// Timesteps [b] and noise [b, C, H, W] of one slice.
-  struct Draw {
-    at::Tensor t, eps;
-  };
   using Clock = std::chrono::steady_clock;
 
   void step();
-  Draw draw_noise(std::span<const std::uint64_t> positions) const;
+  at::Tensor noise_of(std::span<const std::uint64_t> positions) const;
   at::Tensor images_of(const data::Batch& batch) const;
-  /// Sums the loss over ranks and spreads rank 0's decision to stop.
-  double agree(double loss_sum);
-  void accept(double loss);
+  /// Labels of a batch as the network trains on them, some of them dropped; undefined for an unconditional model.
+  at::Tensor labels_of(const data::Batch& batch) const;
+  /// Timesteps of every image of the global batch that begins at `first`.
+  std::vector<std::int64_t> timesteps_of_batch(std::uint64_t first) const;
+  /// Adds up the ranks' losses and spreads rank 0's decision to stop.
+  void agree(StepLosses& losses);
+  void accept(const StepLosses& losses);
   void skip(double loss);
 
   bool last_step() const;
@@ -78,6 +81,8 @@ class TrainingLoop {
   TrainingState& state_;
   RunPaths paths_;
   DiffusionProcess process_;
+  Objective objective_;
+  LevelSampler level_sampler_;
   UNet model_;
   SlicePlan plan_;
   std::vector<Slice> slices_;  // of this rank, in each global batch

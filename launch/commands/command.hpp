@@ -18,10 +18,10 @@ struct Command {
 
 // Each adds its options to the program; the values live in the command.
 Command prepare_command(CLI::App& program);
-/// @param overrides  the dotted overrides, already taken out of the command line
+// Overrides are the dotted ones, already taken out of the command line.
 Command train_command(CLI::App& program, const std::vector<Override>& overrides);
 Command evaluate_command(CLI::App& program);
-Command sample_command(CLI::App& program);
+Command sample_command(CLI::App& program, const std::vector<Override>& overrides);
 Command export_command(CLI::App& program);
 Command inspect_command(CLI::App& program);
 

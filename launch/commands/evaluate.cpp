@@ -34,8 +34,8 @@ ExitCode evaluate(const EvaluateArguments& arguments, Session& session) {
   comm::World& world = session.start_world(world_options(run.config.distributed, /*require_all_slurm_tasks=*/false));
   const at::Device device = bind_device(run.config.distributed, world);
   const Predictor predictor = load_predictor(run, weights_of(arguments.source), world, device);
-  const trainer::HeldoutLoss result = trainer::evaluate_heldout(predictor.model, predictor.process, heldout,
-                                                                run.config.evaluate, world.control(), device);
+  const trainer::HeldoutLoss result =
+      trainer::evaluate_heldout(predictor.model, run.config, predictor.process, heldout, world.control(), device);
   if (!world.is_root()) return ExitCode::ok;
   const std::int64_t step = run.manifest.progress.step;
   if (arguments.json) {

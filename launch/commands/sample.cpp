@@ -6,6 +6,7 @@
 
 #include "launch/commands/command.hpp"
 #include "launch/commands/inference.hpp"
+#include "launch/config/key_table.hpp"
 #include "launch/device.hpp"
 #include "launch/usage_error.hpp"
 #include "launch/world_options.hpp"
@@ -19,13 +20,18 @@ namespace {
 
 struct SampleArguments {
   InferenceArguments source;
-  std::string grid, sampler, steps, eta, seed;
+  std::string grid, sampler, steps, spacing, eta, guidance, classes, clip, seed;
   std::filesystem::path output;
+  std::vector<Override> overrides;  ///< --sample.key=value
 };
 
 /// The options as keys of [sample]: they are checked like the configuration, and what is not given is the run's own.
 std::vector<Override> overrides_of(const SampleArguments& arguments) {
-  std::vector<Override> overrides;
+  std::vector<Override> overrides = arguments.overrides;
+  for (const Override& given : overrides) {
+    if (!given.name.starts_with("sample."))
+      throw UsageError("sample changes keys of [sample] only; '" + given.name + "' is the run's own");
+  }
   if (!arguments.grid.empty()) {
     const auto cross = arguments.grid.find('x');
     if (cross == std::string::npos)
@@ -33,11 +39,24 @@ std::vector<Override> overrides_of(const SampleArguments& arguments) {
     overrides.push_back({"sample.rows", arguments.grid.substr(0, cross)});
     overrides.push_back({"sample.columns", arguments.grid.substr(cross + 1)});
   }
-  if (!arguments.sampler.empty()) overrides.push_back({"sample.sampler", arguments.sampler});
-  if (!arguments.steps.empty()) overrides.push_back({"sample.steps", arguments.steps});
-  if (!arguments.eta.empty()) overrides.push_back({"sample.eta", arguments.eta});
-  if (!arguments.seed.empty()) overrides.push_back({"sample.seed", arguments.seed});
+  const auto add = [&](const char* key, const std::string& value) {
+    if (!value.empty()) overrides.push_back({key, value});
+  };
+  add("sample.sampler", arguments.sampler);
+  add("sample.steps", arguments.steps);
+  add("sample.spacing", arguments.spacing);
+  add("sample.eta", arguments.eta);
+  add("sample.guidance", arguments.guidance);
+  if (!arguments.classes.empty()) add("sample.classes", "[" + arguments.classes + "]");
+  add("sample.clip", arguments.clip);
+  add("sample.seed", arguments.seed);
   return overrides;
+}
+
+std::string sampler_name(const trainer::Config& config) {
+  const std::string name = std::get<std::string>(find_key("sample.sampler")->get(config));
+  const std::int64_t steps = config.sample.steps == 0 ? config.diffusion.timesteps : config.sample.steps;
+  return fmt::format("{} in {} steps", name, steps);
 }
 
 ExitCode sample(const SampleArguments& arguments, Session& session) {
@@ -47,44 +66,56 @@ ExitCode sample(const SampleArguments& arguments, Session& session) {
   const at::Device device = bind_device(run.config.distributed, world);
   const Predictor predictor = load_predictor(run, weights_of(arguments.source), world, device);
   const at::Tensor images =
-      trainer::sample_images(predictor.model, predictor.process, run.config.sample, run.config.diffusion.variance_type,
-                             run.manifest.origin.image_shape, world.control(), device);
+      trainer::sample_images(predictor.model, run.config, run.manifest.origin.image_shape, world.control(), device);
   if (world.is_root()) {
     std::filesystem::create_directories(std::filesystem::absolute(arguments.output).parent_path());
     trainer::write_png(arguments.output, trainer::make_grid(images, run.config.sample.rows, run.config.sample.columns));
     spdlog::info("{}: {} images by {} from {} (step {})", arguments.output.string(), images.size(0),
-                 run.config.sample.sampler == trainer::Sampler::ddim
-                     ? fmt::format("DDIM in {} steps", run.config.sample.steps)
-                     : std::string("the ancestral sampler"),
-                 predictor.stored.weights_name, run.manifest.progress.step);
+                 sampler_name(run.config), predictor.stored.weights_name, run.manifest.progress.step);
   }
   return ExitCode::ok;
 }
 
 }  // namespace
 
-Command sample_command(CLI::App& program) {
+Command sample_command(CLI::App& program, const std::vector<Override>& overrides) {
   CLI::App* app = program.add_subcommand("sample", "Draw a grid of images from a trained model");
   const auto arguments = std::make_shared<SampleArguments>();
+  arguments->overrides = overrides;
   add_source_options(*app, arguments->source);
   app->add_option("--output", arguments->output, "PNG file; its folder is made if need be")
       ->required()
       ->type_name("FILE.png");
   app->add_option("--grid", arguments->grid, "Rows and columns (default: sample.rows and sample.columns of the run)")
       ->type_name("8x8");
-  app->add_option("--sampler", arguments->sampler, "(default: sample.sampler of the run)")->type_name("ancestral|ddim");
-  app->add_option("--steps", arguments->steps, "Timesteps that DDIM visits (default: sample.steps of the run)")
+  app->add_option("--sampler", arguments->sampler, "(default: sample.sampler of the run)")
+      ->type_name("ancestral|ddim|dpm++2m|heun");
+  app->add_option("--steps", arguments->steps,
+                  "Steps of the sampler; 0: every timestep (default: sample.steps of the run)")
       ->type_name("N");
+  app->add_option("--spacing", arguments->spacing, "Which timesteps they visit (default: sample.spacing of the run)")
+      ->type_name("auto|leading|linspace|trailing|quad|logsnr");
   app->add_option("--eta", arguments->eta, "Noise of DDIM, 0 to 1 (default: sample.eta of the run)")->type_name("X");
+  app->add_option("--class", arguments->classes,
+                  "Class of the images, or several to take in turn (default: sample.classes of the run)")
+      ->type_name("K[,K...]");
+  app->add_option("--guidance", arguments->guidance,
+                  "Classifier-free guidance; 1: none (default: sample.guidance of the run)")
+      ->type_name("X");
+  app->add_option("--clip", arguments->clip, "Range of predicted images (default: sample.clip of the run)")
+      ->type_name("none|static|dynamic");
   app->add_option("--seed", arguments->seed,
                   "Key of the noise that samples start from (default: sample.seed of the run)")
       ->type_name("N");
   add_device_options(*app, arguments->source);
   app->footer(
-      "Image i depends on the seed and i alone, not on the number of ranks.\n"
+      "Image i depends on the seed and i alone, not on the number of ranks. Every other key of [sample] may be given "
+      "as\n"
+      "--sample.key=value.\n"
       "\n"
-      "Example:\n"
-      "  perrin sample runs/quickstart --grid 8x8 --steps 100 --output samples.png\n");
+      "Examples:\n"
+      "  perrin sample runs/quickstart --grid 8x8 --steps 100 --output samples.png\n"
+      "  perrin sample runs/classes --class 3,5 --guidance 2 --sampler dpm++2m --steps 20 --output guided.png\n");
   return {app, [arguments](Session& session) { return sample(*arguments, session); }};
 }
 

@@ -82,10 +82,14 @@ class Preflight {
           config_.data.train,
           fmt::format("has images of {} channels; sample grids are drawn of 1 or 3", manifest_.shape.channels));
     }
-    if (!config_.data.heldout.empty() && data::read_manifest(config_.data.heldout).shape != manifest_.shape) {
+    check_classes(config_.model, manifest_, config_.data.train, place_);
+    if (config_.data.heldout.empty()) return;
+    const data::Manifest heldout = data::read_manifest(config_.data.heldout);
+    if (heldout.shape != manifest_.shape) {
       throw data::DataError(config_.data.heldout, "has images of another shape than " + config_.data.train +
                                                       "; prepare both in the same way");
     }
+    check_classes(config_.model, heldout, config_.data.heldout, place_);
   }
 
   trainer::Estimate estimate_run(int ranks) const {

@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 
+#include "data/manifest.hpp"
 #include "launch/config/config_error.hpp"
 #include "trainer/config.hpp"
 
@@ -21,6 +22,11 @@ void check_consistency(const trainer::Config& config, const PlaceOf& place_of);
 /// @param height  of the images; every level halves it
 /// @throws ConfigError
 void check_attention_resolutions(const trainer::ModelConfig& model, std::int64_t height, const std::string& place);
+
+/// Refuses a class-conditional model for a dataset without labels, with some missing where every one is needed, or with
+/// more classes. @throws ConfigError
+void check_classes(const trainer::ModelConfig& model, const data::Manifest& manifest, const std::string& dataset,
+                   const std::string& place);
 
 /// Refuses a global batch smaller than the number of ranks: some would have nothing to do. @throws ConfigError
 void check_ranks(const trainer::TrainConfig& train, int ranks, const std::string& place);

@@ -164,43 +164,46 @@ void add_model(std::vector<Key>& keys) {
   keys.push_back(Entry("model.out_channels", &Config::model, &ModelConfig::out_channels,
                        "Channels of the output; 0: the images', twice as many with learned_range.")
                      .in(at_least(0)));
-  keys.push_back(Entry("model.initialization", &Config::model, &ModelConfig::initialization,
-                       {{"ddpm", Initialization::ddpm}, {"adm", Initialization::adm}},
-                       "Initial weights: Xavier uniform with almost-zero outputs (Ho et al. 2020), or PyTorch's uniform "
-                       "with zero outputs (Dhariwal & Nichol 2021)."));
+  keys.push_back(
+      Entry("model.initialization", &Config::model, &ModelConfig::initialization,
+            {{"ddpm", Initialization::ddpm}, {"adm", Initialization::adm}},
+            "Initial weights: Xavier uniform with almost-zero outputs (Ho et al. 2020), or PyTorch's uniform "
+            "with zero outputs (Dhariwal & Nichol 2021)."));
 }
 
 void add_diffusion(std::vector<Key>& keys) {
   keys.push_back(Entry("diffusion.timesteps", &Config::diffusion, &DiffusionConfig::timesteps,
                        "T, the steps of the forward process.")
                      .in(between(1, 1'000'000)));
-  keys.push_back(Entry("diffusion.beta_schedule", &Config::diffusion, &DiffusionConfig::beta_schedule,
-                       {{"linear", BetaSchedule::linear},
-                        {"scaled_linear", BetaSchedule::quadratic},
-                        {"quadratic", BetaSchedule::quadratic},
-                        {"cosine", BetaSchedule::cosine},
-                        {"sigmoid", BetaSchedule::sigmoid},
-                        {"list", BetaSchedule::listed}},
-                       "Variances beta_t: linear (Ho et al. 2020), cosine (Nichol & Dhariwal 2021), linear in the root "
-                       "(scaled_linear in diffusers, quadratic elsewhere: one formula), sigmoid, or the list in betas."));
+  keys.push_back(
+      Entry("diffusion.beta_schedule", &Config::diffusion, &DiffusionConfig::beta_schedule,
+            {{"linear", BetaSchedule::linear},
+             {"scaled_linear", BetaSchedule::quadratic},
+             {"quadratic", BetaSchedule::quadratic},
+             {"cosine", BetaSchedule::cosine},
+             {"sigmoid", BetaSchedule::sigmoid},
+             {"list", BetaSchedule::listed}},
+            "Variances beta_t: linear (Ho et al. 2020), cosine (Nichol & Dhariwal 2021), linear in the root "
+            "(scaled_linear in diffusers, quadratic elsewhere: one formula), sigmoid, or the list in betas."));
   keys.push_back(Entry("diffusion.beta_start", &Config::diffusion, &DiffusionConfig::beta_start,
                        "First beta; not of cosine and list.")
                      .in({.least = 0, .most = 1, .above_least = true, .below_most = true}));
-  keys.push_back(Entry("diffusion.beta_end", &Config::diffusion, &DiffusionConfig::beta_end,
-                       "Last beta; not of cosine and list.")
-                     .in({.least = 0, .most = 1, .above_least = true, .below_most = true}));
-  keys.push_back(Entry("diffusion.betas", &Config::diffusion, &DiffusionConfig::betas,
-                       "Every beta, where beta_schedule is list.")
-                     .in({.least = 0, .most = 1, .above_least = true, .below_most = true}));
+  keys.push_back(
+      Entry("diffusion.beta_end", &Config::diffusion, &DiffusionConfig::beta_end, "Last beta; not of cosine and list.")
+          .in({.least = 0, .most = 1, .above_least = true, .below_most = true}));
+  keys.push_back(
+      Entry("diffusion.betas", &Config::diffusion, &DiffusionConfig::betas, "Every beta, where beta_schedule is list.")
+          .in({.least = 0, .most = 1, .above_least = true, .below_most = true}));
   keys.push_back(Entry("diffusion.zero_terminal_snr", &Config::diffusion, &DiffusionConfig::zero_terminal_snr,
                        "Rescale the schedule so that x_T is pure noise (Lin et al. 2024); needs prediction x0 or v."));
-  keys.push_back(Entry("diffusion.prediction", &Config::diffusion, &DiffusionConfig::prediction,
-                       {{"epsilon", PredictionType::epsilon},
-                        {"x0", PredictionType::x0},
-                        {"v", PredictionType::v},
-                        {"edm", PredictionType::edm}},
-                       "What the network predicts: the noise (Ho et al. 2020), the image, v (Salimans & Ho 2022), or the "
-                       "preconditioned image at continuous noise levels (Karras et al. 2022; see [edm])."));
+  keys.push_back(
+      Entry("diffusion.prediction", &Config::diffusion, &DiffusionConfig::prediction,
+            {{"epsilon", PredictionType::epsilon},
+             {"x0", PredictionType::x0},
+             {"v", PredictionType::v},
+             {"edm", PredictionType::edm}},
+            "What the network predicts: the noise (Ho et al. 2020), the image, v (Salimans & Ho 2022), or the "
+            "preconditioned image at continuous noise levels (Karras et al. 2022; see [edm])."));
   keys.push_back(Entry("diffusion.variance_type", &Config::diffusion, &DiffusionConfig::variance_type,
                        {{"fixed_small", VarianceType::fixed_small},
                         {"fixed_large", VarianceType::fixed_large},
@@ -214,14 +217,15 @@ void add_edm(std::vector<Key>& keys) {
                        "Standard deviation of the data that the preconditioning assumes.")
                      .in(above(0)));
   keys.push_back(Entry("edm.p_mean", &Config::edm, &EdmConfig::p_mean, "Mean of ln sigma while training."));
-  keys.push_back(
-      Entry("edm.p_std", &Config::edm, &EdmConfig::p_std, "Standard deviation of ln sigma while training.").in(above(0)));
+  keys.push_back(Entry("edm.p_std", &Config::edm, &EdmConfig::p_std, "Standard deviation of ln sigma while training.")
+                     .in(above(0)));
 }
 
 void add_objective(std::vector<Key>& keys) {
-  keys.push_back(Entry("objective.loss", &Config::objective, &ObjectiveConfig::loss,
-                       {{"simple", LossType::simple}, {"vlb", LossType::vlb}, {"hybrid", LossType::hybrid}},
-                       "L_simple (Ho et al. 2020), the variational bound in bits/dim, or both (Nichol & Dhariwal 2021)."));
+  keys.push_back(
+      Entry("objective.loss", &Config::objective, &ObjectiveConfig::loss,
+            {{"simple", LossType::simple}, {"vlb", LossType::vlb}, {"hybrid", LossType::hybrid}},
+            "L_simple (Ho et al. 2020), the variational bound in bits/dim, or both (Nichol & Dhariwal 2021)."));
   keys.push_back(Entry("objective.vlb_weight", &Config::objective, &ObjectiveConfig::vlb_weight,
                        "Weight of the variational bound in the hybrid.")
                      .in(at_least(0)));
@@ -229,12 +233,13 @@ void add_objective(std::vector<Key>& keys) {
                        "L_simple weighs the error of x_0 by min(SNR, gamma) (Hang et al. 2023, who take 5); 0: as the "
                        "prediction has it.")
                      .in(at_least(0)));
-  keys.push_back(Entry("objective.timesteps", &Config::objective, &ObjectiveConfig::timesteps,
-                       {{"uniform", TimestepSampling::uniform},
-                        {"stratified", TimestepSampling::stratified},
-                        {"importance", TimestepSampling::importance}},
-                       "Timesteps of a global batch: independent, one from each equal part of the range, or in proportion "
-                       "to the root mean square of recent losses (Nichol & Dhariwal 2021)."));
+  keys.push_back(
+      Entry("objective.timesteps", &Config::objective, &ObjectiveConfig::timesteps,
+            {{"uniform", TimestepSampling::uniform},
+             {"stratified", TimestepSampling::stratified},
+             {"importance", TimestepSampling::importance}},
+            "Timesteps of a global batch: independent, one from each equal part of the range, or in proportion "
+            "to the root mean square of recent losses (Nichol & Dhariwal 2021)."));
 }
 
 void add_train(std::vector<Key>& keys) {
@@ -299,10 +304,11 @@ void add_ema(std::vector<Key>& keys) {
                      .not_empty());
   keys.push_back(Entry("ema.warmup", &Config::ema, &EmaConfig::warmup,
                        "Begin with a shorter average: the decay of update n is min(decay, (1 + n) / (10 + n))."));
-  keys.push_back(Entry("ema.power_sigmas", &Config::ema, &EmaConfig::power_sigmas,
-                       "Relative widths of power-function averages that are tracked too (Karras et al. 2024 take 0.05 and "
-                       "0.1).")
-                     .in({.least = 0, .most = 0.28, .above_least = true}));
+  keys.push_back(
+      Entry("ema.power_sigmas", &Config::ema, &EmaConfig::power_sigmas,
+            "Relative widths of power-function averages that are tracked too (Karras et al. 2024 take 0.05 and "
+            "0.1).")
+          .in({.least = 0, .most = 0.28, .above_least = true}));
   keys.push_back(Entry("ema.snapshot_every", &Config::ema, &EmaConfig::snapshot_every,
                        "Steps between stored snapshots of the power-function averages, from which any width can be "
                        "reconstructed; 0: none.")
@@ -331,14 +337,15 @@ void add_evaluate(std::vector<Key>& keys) {
 }
 
 void add_sample(std::vector<Key>& keys) {
-  keys.push_back(Entry("sample.sampler", &Config::sample, &SampleConfig::sampler,
-                       {{"ancestral", Sampler::ancestral},
-                        {"ddim", Sampler::ddim},
-                        {"dpm++2m", Sampler::dpm_solver},
-                        {"heun", Sampler::heun}},
-                       "ancestral (Ho et al. 2020), ddim (Song et al. 2021), dpm++2m (Lu et al. 2022) or heun (Karras et "
-                       "al. 2022).")
-                     .changeable());
+  keys.push_back(
+      Entry("sample.sampler", &Config::sample, &SampleConfig::sampler,
+            {{"ancestral", Sampler::ancestral},
+             {"ddim", Sampler::ddim},
+             {"dpm++2m", Sampler::dpm_solver},
+             {"heun", Sampler::heun}},
+            "ancestral (Ho et al. 2020), ddim (Song et al. 2021), dpm++2m (Lu et al. 2022) or heun (Karras et "
+            "al. 2022).")
+          .changeable());
   keys.push_back(Entry("sample.steps", &Config::sample, &SampleConfig::steps,
                        "Steps of the sampler; 0: every timestep. Heun's takes two evaluations a step.")
                      .in(at_least(0))

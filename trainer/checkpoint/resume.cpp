@@ -122,7 +122,8 @@ std::optional<ResumePoint> resume_newest(const fs::path& checkpoints, const Chec
 
   for (const auto& [name, flat] : state.arena.persistent()) broadcast_from_root(flat, control);
   state.progress = {header.step, static_cast<std::uint64_t>(header.position), header.updates};
-  state.losses = {std::bit_cast<double>(header.loss_sum_bits), header.loss_count};
+  state.losses.sum = std::bit_cast<double>(header.loss_sum_bits);
+  state.losses.count = header.loss_count;
   return ResumePoint{checkpoint_path(checkpoints, header.step), static_cast<std::uint64_t>(header.metrics_bytes)};
 }
 

@@ -20,8 +20,8 @@ enum class NormalCdf {
   erf    ///< exactly
 };
 
-/// log of the probability that N(mean, exp(log_scale)^2) gives to the pixel x, one of 256 bins of [-1, 1] whose outer two
-/// reach to infinity; in nats, each element not below log(1e-12). Source: Ho et al. 2020, eq. 13.
+/// log of the probability that N(mean, exp(log_scale)^2) gives to the pixel x, one of 256 bins of [-1, 1] whose outer
+/// two reach to infinity; in nats, each element not below log(1e-12). Source: Ho et al. 2020, eq. 13.
 /// @param x  values k / 127.5 - 1
 at::Tensor discretized_gaussian_log_likelihood(const at::Tensor& x, const at::Tensor& mean, const at::Tensor& log_scale,
                                                NormalCdf cdf = NormalCdf::tanh);

@@ -2,12 +2,55 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <span>
+
+#include "trainer/config.hpp"
+#include "trainer/diffusion/parameterization.hpp"
+#include "trainer/diffusion/process.hpp"
+
 namespace perrin::trainer {
 
-/// L_simple of each sample: the mean over C, H, W of (eps_hat - eps)^2. Source: Ho et al. 2020, eq. 14.
-/// Divide its sum by the global batch, so that gradients of slices add up whatever their sizes.
-/// @param eps_hat, eps  [N, C, H, W]   @return [N]
-/// @throws std::invalid_argument when the shapes differ
-at::Tensor epsilon_loss_per_sample(const at::Tensor& eps_hat, const at::Tensor& eps);
+/// What training minimises, for each image; the mean over a batch of uniform noise levels is the objective.
+struct ObjectiveTerms {
+  at::Tensor loss;    ///< [N]
+  at::Tensor simple;  ///< [N] L_simple, unweighted
+  at::Tensor bound;   ///< [N] bits/dim; undefined where the loss has none of it
+};
+
+/// The objectives of DDPM, improved DDPM and EDM over one interface.
+///   simple  mean over C, H, W of (F - target)^2 (Ho et al. 2020, eq. 14, for epsilon; for edm the weights of Karras et
+///           al. 2022, table 1, cancel). With min_snr_gamma, times min(SNR, gamma) c_out^2, which weighs the error of
+///           x_0 by min(SNR, gamma) (Hang et al. 2023, eq. 9)
+///   vlb     T times the term of the drawn timestep, in bits/dim: its mean is the bound without L_T
+///   hybrid  simple + vlb_weight * vlb, where vlb does not reach the mean (Nichol & Dhariwal 2021, eq. 16)
+class Objective {
+ public:
+  Objective(const Config& config, const DiffusionProcess& process);
+
+  /// alpha x_0 + sigma eps.
+  static at::Tensor noised(const at::Tensor& x_0, const at::Tensor& eps, std::span<const NoiseLevel> levels);
+  /// F: the network's output for x, with the input scaled and the condition chosen as its parameterisation asks.
+  at::Tensor network_output(const Network& network, const at::Tensor& x, std::span<const NoiseLevel> levels) const;
+  /// [N] L_simple, unweighted.
+  at::Tensor simple(const at::Tensor& F, const at::Tensor& x_0, const at::Tensor& eps,
+                    std::span<const NoiseLevel> levels) const;
+  /// [N] T times the term of each image's timestep in bits/dim. Discrete networks only.
+  at::Tensor bound(const at::Tensor& F, const at::Tensor& x_t, const at::Tensor& x_0, const at::Tensor& eps,
+                   std::span<const NoiseLevel> levels) const;
+
+  /// @param x_0, eps  [N, C, H, W]   @param levels  [N]
+  ObjectiveTerms terms(const Network& network, const at::Tensor& x_0, const at::Tensor& eps,
+                       std::span<const NoiseLevel> levels) const;
+
+ private:
+  ObjectiveConfig objective_;
+  PredictionType prediction_;
+  VarianceType variance_;
+  double sigma_data_;
+  const DiffusionProcess& process_;
+};
+
+/// [N] int64 on the device of `like`: the timesteps of discrete levels.
+at::Tensor timesteps_of(std::span<const NoiseLevel> levels, const at::Tensor& like);
 
 }  // namespace perrin::trainer

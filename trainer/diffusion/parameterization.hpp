@@ -15,9 +15,9 @@ namespace perrin::trainer {
 /// (int64), or c_noise (floating) for PredictionType::edm. Labels are its own affair.
 using Network = std::function<at::Tensor(const at::Tensor& input, const at::Tensor& condition)>;
 
-/// x_0 = c_skip x + c_out F(c_in x, c_noise), for x = alpha x_0 + sigma eps. Source: Karras et al. 2022, eq. 7 and table
-/// 1; with alpha^2 + sigma^2 = 1 the rows of epsilon (1/alpha, -sigma/alpha), x0 (0, 1) and v (alpha, -sigma), whose
-/// c_in is 1, are those of Ho et al. 2020 and Salimans & Ho 2022.
+/// x_0 = c_skip x + c_out F(c_in x, c_noise), for x = alpha x_0 + sigma eps. Source: Karras et al. 2022, eq. 7 and
+/// table 1; with alpha^2 + sigma^2 = 1 the rows of epsilon (1/alpha, -sigma/alpha), x0 (0, 1) and v (alpha, -sigma),
+/// whose c_in is 1, are those of Ho et al. 2020 and Salimans & Ho 2022.
 struct Preconditioning {
   double c_skip = 0, c_out = 1, c_in = 1;
 };
@@ -35,8 +35,8 @@ at::Tensor network_target(PredictionType prediction, const at::Tensor& x_0, cons
 struct Prediction {
   at::Tensor x0;                 ///< [N, C, H, W]
   at::Tensor eps;                ///< [N, C, H, W], with which x0 explains x: x = alpha x0 + sigma eps
-  at::Tensor variance_fraction;  ///< [N, C, H, W] in about [0, 1] of the way from log beta~ to log beta; undefined unless
-                                 ///< learned (Nichol & Dhariwal 2021, eq. 15)
+  at::Tensor variance_fraction;  ///< [N, C, H, W] in about [0, 1] of the way from log beta~ to log beta; undefined
+                                 ///< unless learned (Nichol & Dhariwal 2021, eq. 15)
 };
 
 /// Splits a network's output into mean and variance channels, and reads it. One level for each image.

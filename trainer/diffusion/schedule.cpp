@@ -29,8 +29,7 @@ std::vector<double> quadratic_betas(const DiffusionConfig& config) {
 std::vector<double> sigmoid_betas(const DiffusionConfig& config) {
   constexpr double kReach = 6;
   std::vector<double> betas = evenly(-kReach, kReach, config.timesteps);
-  for (double& beta : betas)
-    beta = config.beta_start + (config.beta_end - config.beta_start) / (1 + std::exp(-beta));
+  for (double& beta : betas) beta = config.beta_start + (config.beta_end - config.beta_start) / (1 + std::exp(-beta));
   return betas;
 }
 
@@ -150,9 +149,8 @@ double NoiseSchedule::snr(std::int64_t t) const {
 
 std::int64_t NoiseSchedule::nearest_timestep(double sigma_over_alpha) const {
   const auto distance = [&](double abar) { return std::abs(std::sqrt((1 - abar) / abar) - sigma_over_alpha); };
-  const auto nearest =
-      std::min_element(alphas_cumprod_.begin(), alphas_cumprod_.end(),
-                       [&](double one, double other) { return distance(one) < distance(other); });
+  const auto nearest = std::min_element(alphas_cumprod_.begin(), alphas_cumprod_.end(),
+                                        [&](double one, double other) { return distance(one) < distance(other); });
   return nearest - alphas_cumprod_.begin();
 }
 

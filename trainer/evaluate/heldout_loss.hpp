@@ -3,6 +3,7 @@
 #include <c10/core/Device.h>
 
 #include <cstdint>
+#include <optional>
 
 #include "comm/communicator.hpp"
 #include "data/dataset.hpp"
@@ -13,15 +14,17 @@
 namespace perrin::trainer {
 
 struct HeldoutLoss {
-  double loss = 0;  ///< mean L_simple over images
+  double loss = 0;              ///< mean L_simple over images, unweighted
+  std::optional<double> bound;  ///< estimate of the variational bound in bits/dim; discrete networks only
   std::int64_t images = 0;
 };
 
-/// L_simple on held-out images with fixed timesteps and noise, by all ranks together. Image i of n is noised to t =
-/// floor(i T / n) with noise keyed by i alone, so the figures of two steps, two runs or two world sizes compare.
+/// L_simple on held-out images with fixed noise levels and noise, by all ranks together, and from the same forward
+/// passes an estimate of the variational bound. Image i of n is noised to t = floor(i T / n) (edm: the quantile (i +
+/// 1/2) / n of sigma) with noise keyed by i alone, so the figures of two steps, two runs or two world sizes compare.
 /// Collective.
 /// @throws data::DataError, comm::CommError; std::invalid_argument if the dataset's shape is not the model's
-HeldoutLoss evaluate_heldout(const UNet& model, const DiffusionProcess& process, const data::Dataset& heldout,
-                             const EvaluateConfig& config, comm::Communicator& control, at::Device device);
+HeldoutLoss evaluate_heldout(const UNet& model, const Config& config, const DiffusionProcess& process,
+                             const data::Dataset& heldout, comm::Communicator& control, at::Device device);
 
 }  // namespace perrin::trainer

@@ -4,29 +4,56 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <vector>
 
 #include "trainer/deadlines.hpp"
 #include "trainer/diffusion/samplers.hpp"
+#include "trainer/evaluate/model_denoiser.hpp"
 #include "trainer/images.hpp"
+#include "trainer/random/keyed_noise.hpp"
 
 namespace perrin::trainer {
+namespace {
 
-at::Tensor sample_images(const UNet& model, const DiffusionProcess& process, const SampleConfig& config,
-                         VarianceType variance, const data::ImageShape& shape, comm::Communicator& control,
-                         at::Device device) {
+/// The run's sampler; a discrete network knows no noise level outside its schedule.
+SampleConfig within_schedule(SampleConfig sample, PredictionType prediction, const NoiseSchedule& schedule) {
+  if (prediction == PredictionType::edm) return sample;
+  const auto sigma_at = [&](std::int64_t t) { return std::sqrt(1 / schedule.snr(t)); };
+  sample.sigma_min = std::max(sample.sigma_min, sigma_at(0));
+  sample.sigma_max = std::min(sample.sigma_max, sigma_at(schedule.timesteps() - 1));
+  return sample;
+}
+
+/// Images of the given indices, [N, C, H, W] in about [-1, 1]: all noise is keyed by (seed, index, step).
+at::Tensor draw(const UNet& model, const Config& config, const std::shared_ptr<const NoiseSchedule>& schedule,
+                std::span<const std::uint64_t> indices, const data::ImageShape& shape, at::Device device) {
+  const auto normals = [&](Purpose purpose, std::int64_t step) {
+    const Stream stream{.seed = config.sample.seed, .purpose = purpose, .step = static_cast<std::uint32_t>(step)};
+    return keyed_normal(stream, indices, {shape.channels, shape.height, shape.width}).to(device);
+  };
+  const StepNoise noise = [&](std::int64_t step) { return normals(Purpose::sampling_noise, step); };
+  const Denoiser denoiser = sampling_denoiser(model, config, schedule, sampling_labels(config, indices, device));
+  return sample_from(denoiser, *schedule, within_schedule(config.sample, config.diffusion.prediction, *schedule),
+                     config.diffusion.variance_type, normals(Purpose::sampling_start, 0), noise);
+}
+
+}  // namespace
+
+at::Tensor sample_images(const UNet& model, const Config& config, const data::ImageShape& shape,
+                         comm::Communicator& control, at::Device device) {
   const at::NoGradGuard no_grad;
-  const std::int64_t images = config.rows * config.columns,
-                     batches = (images + config.batch_size - 1) / config.batch_size;
+  const auto schedule = std::make_shared<const NoiseSchedule>(config.diffusion);
+  const std::int64_t images = config.sample.rows * config.sample.columns, size = config.sample.batch_size,
+                     batches = (images + size - 1) / size;
   at::Tensor pixels = at::zeros({images, shape.channels, shape.height, shape.width}, at::kByte);
 
   for (std::int64_t batch = control.rank(); batch < batches; batch += control.size()) {
-    const std::int64_t first = batch * config.batch_size, count = std::min(config.batch_size, images - first);
+    const std::int64_t first = batch * size, count = std::min(size, images - first);
     std::vector<std::uint64_t> indices(static_cast<std::size_t>(count));
     std::iota(indices.begin(), indices.end(), static_cast<std::uint64_t>(first));
-    const EpsilonModel predict = [&](const at::Tensor& x_t, const at::Tensor& t) { return model(x_t, t); };
-    pixels.narrow(0, first, count).copy_(to_pixels(sample(predict, process, config, variance, indices, shape, device)));
+    pixels.narrow(0, first, count).copy_(to_pixels(draw(model, config, schedule, indices, shape, device)));
   }
   // Every image is zero on all ranks but the one that drew it, so the largest value is the image.
   control

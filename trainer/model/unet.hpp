@@ -25,6 +25,7 @@ struct ForwardContext {
       positions;           ///< [N] of the samples; dropout is keyed by them, so only training with dropout reads them
   std::uint64_t seed = 0;  ///< of the run
   bool training = false;   ///< dropout on
+  at::Tensor labels;       ///< [N] int64 classes on the device, -1: none; undefined: none of any
 };
 
 /// Every parameter of the network in forward order; the q, k, v weights of an attention are adjacent, and so are their

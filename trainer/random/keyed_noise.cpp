@@ -13,8 +13,6 @@
 namespace perrin::trainer {
 namespace {
 
-__extension__ using Uint128 = unsigned __int128;
-
 at::Tensor empty_batch(std::span<const std::uint64_t> positions, at::IntArrayRef sample_shape) {
   std::vector<std::int64_t> shape{static_cast<std::int64_t>(positions.size())};
   shape.insert(shape.end(), sample_shape.begin(), sample_shape.end());
@@ -47,18 +45,10 @@ at::Tensor keyed_normal(const Stream& stream, std::span<const std::uint64_t> pos
   return batch;
 }
 
-at::Tensor keyed_timesteps(const Stream& stream, std::span<const std::uint64_t> positions, std::int64_t timesteps) {
-  if (timesteps < 1) {
-    throw std::invalid_argument("keyed_timesteps: " + std::to_string(timesteps) + " timesteps; at least 1 is needed");
-  }
-  at::Tensor batch = at::empty({static_cast<std::int64_t>(positions.size())}, at::kLong);
-  auto* data = batch.data_ptr<std::int64_t>();
-  for (const std::uint64_t position : positions) {
-    const PhiloxCounter words = philox4x32_10(first_counter(stream, position), philox_key(stream));
-    const std::uint64_t bits = words[0] | static_cast<std::uint64_t>(words[1]) << 32;
-    *data++ = static_cast<std::int64_t>((static_cast<Uint128>(bits) * static_cast<std::uint64_t>(timesteps)) >> 64);
-  }
-  return batch;
+double keyed_uniform(const Stream& stream, std::uint64_t position) {
+  const PhiloxCounter words = philox4x32_10(first_counter(stream, position), philox_key(stream));
+  const std::uint64_t bits = words[0] | static_cast<std::uint64_t>(words[1]) << 32;
+  return (static_cast<double>(bits >> 12) + 0.5) * 0x1p-52;
 }
 
 at::Tensor keyed_flips(const Stream& stream, std::span<const std::uint64_t> positions) {

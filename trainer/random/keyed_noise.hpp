@@ -17,9 +17,8 @@ namespace perrin::trainer {
 /// @return [N, sample_shape...] float32
 at::Tensor keyed_normal(const Stream& stream, std::span<const std::uint64_t> positions, at::IntArrayRef sample_shape);
 
-/// Timesteps, uniform in [0, timesteps), by the high half of a 64-bit product (bias below timesteps / 2^64).
-/// @return [N] int64
-at::Tensor keyed_timesteps(const Stream& stream, std::span<const std::uint64_t> positions, std::int64_t timesteps);
+/// One number uniform in (0, 1): the middle of one of 2^52 equal parts.
+double keyed_uniform(const Stream& stream, std::uint64_t position);
 
 /// Fair coins. @return [N] bool
 at::Tensor keyed_flips(const Stream& stream, std::span<const std::uint64_t> positions);

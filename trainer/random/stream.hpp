@@ -9,7 +9,7 @@ namespace perrin::trainer {
 
 /// What a random number is for. The values are part of every run's bits: never renumber, only append.
 enum class Purpose : std::uint8_t {
-  timestep = 0,          ///< t of a training position
+  timestep = 0,          ///< t, or sigma, of a training position
   noise = 1,             ///< eps of a training position
   flip = 2,              ///< horizontal flip of a training position
   dropout = 3,           ///< dropout masks of a training position, one call site a layer
@@ -17,6 +17,7 @@ enum class Purpose : std::uint8_t {
   sampling_start = 5,    ///< x_T of a sample index
   sampling_noise = 6,    ///< z of a sample index at one sampler step
   evaluation_noise = 7,  ///< eps of a held-out image
+  label_dropout = 8,     ///< whether a training position loses its label
 };
 
 /// One family of random numbers: everything of a key except the sample and the element.

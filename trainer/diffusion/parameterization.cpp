@@ -1,0 +1,99 @@
+#include "trainer/diffusion/parameterization.hpp"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <stdexcept>
+#include <vector>
+
+namespace perrin::trainer {
+namespace {
+
+/// One number of each level, as [N, 1, 1, 1].
+template <typename Number>
+at::Tensor for_each_level(std::span<const NoiseLevel> levels, const at::Tensor& like, const Number& number) {
+  std::vector<double> values;
+  values.reserve(levels.size());
+  for (const NoiseLevel& level : levels) values.push_back(number(level));
+  return per_image(values, like);
+}
+
+void require_levels(const at::Tensor& batch, std::span<const NoiseLevel> levels) {
+  if (batch.dim() < 2 || batch.size(0) != static_cast<std::int64_t>(levels.size()))
+    throw std::invalid_argument(std::to_string(levels.size()) + " noise levels for a batch of shape " +
+                                c10::str(batch.sizes()));
+}
+
+}  // namespace
+
+Preconditioning precondition(PredictionType prediction, const NoiseLevel& level, double sigma_data) {
+  switch (prediction) {
+    case PredictionType::epsilon:
+      return {1 / level.alpha, -level.sigma / level.alpha, 1};
+    case PredictionType::x0:
+      return {0, 1, 1};
+    case PredictionType::v:
+      return {level.alpha, -level.sigma, 1};
+    case PredictionType::edm:
+      break;
+  }
+  // Karras et al. 2022, table 1, for x / alpha = x_0 + (sigma / alpha) eps.
+  const double sigma = level.sigma / level.alpha;
+  const double variance = sigma * sigma + sigma_data * sigma_data;
+  return {sigma_data * sigma_data / variance / level.alpha, sigma * sigma_data / std::sqrt(variance),
+          1 / std::sqrt(variance) / level.alpha};
+}
+
+double c_noise(const NoiseLevel& level) { return std::log(level.sigma / level.alpha) / 4; }
+
+at::Tensor per_image(std::span<const double> values, const at::Tensor& like) {
+  const at::Tensor on_host = at::tensor(at::ArrayRef<double>(values.data(), values.size()), at::kDouble);
+  return on_host.to(like.scalar_type()).to(like.device()).view({-1, 1, 1, 1});
+}
+
+at::Tensor network_target(PredictionType prediction, const at::Tensor& x_0, const at::Tensor& eps,
+                          std::span<const NoiseLevel> levels, double sigma_data) {
+  require_levels(x_0, levels);
+  if (prediction == PredictionType::epsilon) return eps;
+  if (prediction == PredictionType::x0) return x_0;
+  if (prediction == PredictionType::v)
+    return for_each_level(levels, x_0, [](const NoiseLevel& l) { return l.alpha; }) * eps -
+           for_each_level(levels, x_0, [](const NoiseLevel& l) { return l.sigma; }) * x_0;
+  // (x_0 - c_skip x) / c_out with x = alpha (x_0 + sigma eps), without the difference of large numbers.
+  const auto root = [=](double sigma) { return std::sqrt(sigma * sigma + sigma_data * sigma_data); };
+  return for_each_level(levels, x_0,
+                        [&](const NoiseLevel& l) {
+                          const double sigma = l.sigma / l.alpha;
+                          return sigma / sigma_data / root(sigma);
+                        }) *
+             x_0 -
+         for_each_level(levels, x_0, [&](const NoiseLevel& l) { return sigma_data / root(l.sigma / l.alpha); }) * eps;
+}
+
+Prediction read_output(PredictionType prediction, const at::Tensor& x, const at::Tensor& output,
+                       std::span<const NoiseLevel> levels, double sigma_data) {
+  require_levels(x, levels);
+  const std::int64_t channels = x.size(1);
+  if (output.size(1) != channels && output.size(1) != 2 * channels)
+    throw std::invalid_argument("a network's output has " + std::to_string(output.size(1)) +
+                                " channels for images of " + std::to_string(channels));
+  Prediction read;
+  if (output.size(1) == 2 * channels) read.variance_fraction = (output.narrow(1, channels, channels) + 1) / 2;
+  const at::Tensor F = output.narrow(1, 0, channels);
+  const auto alpha = [](const NoiseLevel& l) { return l.alpha; };
+  const auto sigma = [](const NoiseLevel& l) { return l.sigma; };
+  const auto c_skip = [&](const NoiseLevel& l) { return precondition(prediction, l, sigma_data).c_skip; };
+  const auto c_out = [&](const NoiseLevel& l) { return precondition(prediction, l, sigma_data).c_out; };
+  read.x0 = prediction == PredictionType::x0
+                ? F
+                : for_each_level(levels, x, c_skip) * x + for_each_level(levels, x, c_out) * F;
+  if (prediction == PredictionType::epsilon)
+    read.eps = F;
+  else if (prediction == PredictionType::v)
+    read.eps = for_each_level(levels, x, sigma) * x + for_each_level(levels, x, alpha) * F;
+  else
+    read.eps = (x - for_each_level(levels, x, alpha) * read.x0) / for_each_level(levels, x, sigma);
+  return read;
+}
+
+}  // namespace perrin::trainer

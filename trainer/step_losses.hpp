@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "trainer/checkpoint/training_state.hpp"
+#include "trainer/diffusion/level_sampler.hpp"
+#include "trainer/diffusion/objective.hpp"
+
+namespace perrin::trainer {
+
+/// What the images of one global batch had as losses: gathered by slices on each rank, then added up over the ranks.
+class StepLosses {
+ public:
+  /// @param keep_each  whether the loss of every image is wanted, for a LossHistory
+  StepLosses(std::int64_t global_batch, bool keep_each);
+
+  /// Takes in one slice. @param offset  of its first image in the global batch
+  void add(const ObjectiveTerms& terms, const LevelDraw& draw, std::int64_t offset);
+
+  /// Everything as one array of sums, so that one reduction serves: what the ranks add up.
+  std::vector<double>& sums() { return sums_; }
+
+  double loss() const { return sums_[kLoss]; }
+  /// Adds this step to the window since the last report.
+  void add_to(LossWindow& window) const;
+  /// Takes the images' losses in, in the order of the batch.
+  /// @param t  [global_batch] timesteps
+  void add_to(LossHistory& history, const std::vector<std::int64_t>& t) const;
+
+ private:
+  enum Index : std::size_t {
+    kLoss,
+    kSimple,
+    kBound,
+    kQuartileSums,
+    kQuartileWeights = kQuartileSums + 4,
+    kEach = kQuartileWeights + 4
+  };
+
+  double global_batch_;
+  std::vector<double> sums_;
+};
+
+}  // namespace perrin::trainer

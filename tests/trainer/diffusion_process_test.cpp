@@ -6,7 +6,7 @@
 #include <stdexcept>
 #include <vector>
 
-#include "trainer/diffusion/objective.hpp"
+#include "trainer/diffusion/parameterization.hpp"
 #include "trainer/diffusion/process.hpp"
 #include "trainer/random/keyed_noise.hpp"
 
@@ -29,16 +29,24 @@ class DiffusionProcessTest : public testing::Test {
 
   const DiffusionProcess process{NoiseSchedule(DiffusionConfig{})};
   const at::Tensor t = at::tensor({0L, 1L, 500L, 999L});
+  const std::vector<NoiseLevel> levels{process.schedule().level(0), process.schedule().level(1),
+                                       process.schedule().level(500), process.schedule().level(999)};
   const at::Tensor x_0 = noise(4, 1, {3, 4, 4}).to(at::kDouble);
   const at::Tensor eps = noise(4, 2, {3, 4, 4}).to(at::kDouble);
 };
 
 TEST_F(DiffusionProcessTest, QSampleIsTheClosedFormAtEachTimestep) {
-  const at::Tensor x_t = process.q_sample(x_0, t, eps);
+  const at::Tensor x_t = q_sample(x_0, eps, levels);
   for (std::int64_t i = 0; i < 4; ++i) {
     const double a = abar(t[i].item<std::int64_t>());
     EXPECT_TRUE(x_t[i].allclose(std::sqrt(a) * x_0[i] + std::sqrt(1 - a) * eps[i], 0, 1e-14));
   }
+}
+
+TEST_F(DiffusionProcessTest, TheMeanAndVarianceOfQAreThoseOfQSample) {
+  const Gaussian q = process.q_mean_variance(x_0, t);
+  EXPECT_TRUE(q.mean.allclose(q_sample(x_0, at::zeros_like(eps), levels), 0, 1e-14));
+  EXPECT_TRUE((q.variance.sqrt() * eps).allclose(q_sample(at::zeros_like(x_0), eps, levels), 0, 1e-14));
 }
 
 TEST_F(DiffusionProcessTest, QSampleHasTheMeanAndVarianceOfItsDistribution) {
@@ -47,7 +55,7 @@ TEST_F(DiffusionProcessTest, QSampleHasTheMeanAndVarianceOfItsDistribution) {
   const at::Tensor z = noise(kSamples, 3, {1, 16, 16}).to(at::kDouble);
   const double draws = static_cast<double>(kSamples) * 256;
   for (const std::int64_t step : {0L, 100L, 500L, 999L}) {
-    const at::Tensor x_t = process.q_sample(x.to(at::kDouble), at::full({kSamples}, step, at::kLong), z);
+    const at::Tensor x_t = q_sample(x.to(at::kDouble), z, std::vector(kSamples, process.schedule().level(step)));
     const double variance = 1 - abar(step);
     EXPECT_NEAR(x_t.mean().item<double>(), std::sqrt(abar(step)) * 0.7, 5 * std::sqrt(variance / draws)) << step;
     EXPECT_NEAR(x_t.var().item<double>(), variance, 5 * variance * std::sqrt(2 / draws)) << step;
@@ -62,21 +70,15 @@ TEST_F(DiffusionProcessTest, SingleStepsComposeToQSample) {
     const double beta = process.schedule().betas()[static_cast<std::size_t>(step)];
     mean *= std::sqrt(1 - beta);
     variance = (1 - beta) * variance + beta;
-    const at::Tensor at_step = at::full({1}, step, at::kLong);
-    ASSERT_NEAR(process.q_sample(one, at_step, zero).item<double>(), mean, 1e-13);
-    ASSERT_NEAR(process.q_sample(zero, at_step, one).square().item<double>(), variance, 1e-13);
+    const std::vector at_step{process.schedule().level(step)};
+    ASSERT_NEAR(q_sample(one, zero, at_step).item<double>(), mean, 1e-13);
+    ASSERT_NEAR(q_sample(zero, one, at_step).square().item<double>(), variance, 1e-13);
   }
-}
-
-TEST_F(DiffusionProcessTest, PredictionsInvertQSample) {
-  const at::Tensor x_t = process.q_sample(x_0, t, eps);
-  EXPECT_TRUE(process.predict_x0_from_eps(x_t, t, eps).allclose(x_0, 0, 1e-11));
-  EXPECT_TRUE(process.predict_eps_from_x0(x_t, t, x_0).allclose(eps, 0, 1e-11));
 }
 
 TEST_F(DiffusionProcessTest, BothFormsOfThePosteriorMeanAgree) {
   // mean(x_t, x_0) = (x_t - beta_t / sqrt(1 - abar_t) eps) / sqrt(alpha_t), Ho et al. 2020 eq. 10.
-  const at::Tensor x_t = process.q_sample(x_0, t, eps);
+  const at::Tensor x_t = q_sample(x_0, eps, levels);
   const Gaussian posterior = process.q_posterior(x_0, x_t, t);
   EXPECT_EQ(posterior.variance.sizes(), (std::vector<std::int64_t>{4, 1, 1, 1}));
   for (std::int64_t i = 0; i < 4; ++i) {
@@ -89,23 +91,48 @@ TEST_F(DiffusionProcessTest, BothFormsOfThePosteriorMeanAgree) {
   }
 }
 
+TEST_F(DiffusionProcessTest, ThePosteriorIsTheProductOfItsTwoGaussians) {
+  // q(x_{t-1} | x_t, x_0) is proportional to q(x_t | x_{t-1}) q(x_{t-1} | x_0): multiplied on a grid.
+  const double clean = 0.3;
+  for (const std::int64_t step : {1L, 30L, 500L}) {
+    const double noisy = 0.8, beta = process.schedule().betas()[static_cast<std::size_t>(step)];
+    const double previous = abar(step - 1);
+    const auto one = [](double value) { return at::full({1, 1, 1, 1}, value, at::kDouble); };
+    const Gaussian posterior = process.q_posterior(one(clean), one(noisy), at::full({1}, step, at::kLong));
+    const double mean = posterior.mean.item<double>(), deviation = posterior.variance.sqrt().item<double>();
+    const at::Tensor x = mean + deviation * at::linspace(-12, 12, 20001, at::kDouble);
+    const at::Tensor log_product = -(noisy - std::sqrt(1 - beta) * x).square() / (2 * beta) -
+                                   (x - std::sqrt(previous) * clean).square() / (2 * (1 - previous));
+    const at::Tensor density = (log_product - log_product.max()).exp();
+    const at::Tensor weights = density / density.sum();
+    const double found = (weights * x).sum().item<double>();
+    EXPECT_NEAR(found, mean, 1e-9) << step;
+    EXPECT_NEAR((weights * (x - found).square()).sum().item<double>() / (deviation * deviation), 1, 1e-9) << step;
+  }
+}
+
+TEST_F(DiffusionProcessTest, ALearnedVarianceLiesBetweenBetaTildeAndBeta) {
+  const auto at_fraction = [&](double fraction) {
+    return process.reverse_log_variance(VarianceType::learned_range, t, x_0, at::full_like(x_0, fraction));
+  };
+  const auto fixed = [&](VarianceType type) { return process.reverse_log_variance(type, t, x_0); };
+  EXPECT_TRUE(at_fraction(0).allclose(fixed(VarianceType::fixed_small).expand_as(x_0), 0, 1e-13));
+  EXPECT_TRUE(at_fraction(1).slice(0, 1).allclose(fixed(VarianceType::fixed_large).expand_as(x_0).slice(0, 1), 0, 1e-13));
+  EXPECT_TRUE(at_fraction(0.25).allclose(0.75 * at_fraction(0) + 0.25 * at_fraction(1), 0, 1e-13));
+  EXPECT_THROW(process.reverse_log_variance(VarianceType::learned_range, t, x_0), std::invalid_argument);
+}
+
 TEST_F(DiffusionProcessTest, ResultsKeepTheTypeOfTheirInput) {
-  EXPECT_EQ(process.q_sample(x_0.to(at::kFloat), t, eps.to(at::kFloat)).scalar_type(), at::kFloat);
-  EXPECT_EQ(process.q_sample(x_0, t, eps).scalar_type(), at::kDouble);
+  EXPECT_EQ(q_sample(x_0.to(at::kFloat), eps.to(at::kFloat), levels).scalar_type(), at::kFloat);
+  EXPECT_EQ(process.q_posterior(x_0.to(at::kFloat), eps.to(at::kFloat), t).mean.scalar_type(), at::kFloat);
 }
 
 TEST_F(DiffusionProcessTest, RefusesForeignTimestepsAndShapes) {
-  EXPECT_THROW(process.q_sample(x_0, at::tensor({0L, 1L, 2L, 1000L}), eps), std::out_of_range);
-  EXPECT_THROW(process.q_sample(x_0, at::tensor({0L, 1L, 2L, -1L}), eps), std::out_of_range);
-  EXPECT_THROW(process.q_sample(x_0, at::tensor({0L}), eps), std::invalid_argument);
-  EXPECT_THROW(process.q_sample(x_0, t, eps.slice(0, 0, 2)), std::invalid_argument);
-}
-
-TEST(EpsilonLoss, IsTheMeanSquareOfEachSample) {
-  const at::Tensor eps = at::zeros({2, 3, 2, 2}, at::kDouble);
-  const at::Tensor eps_hat = at::stack({at::full({3, 2, 2}, 2.0, at::kDouble), at::full({3, 2, 2}, -3.0, at::kDouble)});
-  EXPECT_TRUE(epsilon_loss_per_sample(eps_hat, eps).equal(at::tensor({4.0, 9.0}, at::kDouble)));
-  EXPECT_THROW(epsilon_loss_per_sample(eps_hat, eps.slice(0, 0, 1)), std::invalid_argument);
+  EXPECT_THROW(process.q_posterior(x_0, eps, at::tensor({0L, 1L, 2L, 1000L})), std::out_of_range);
+  EXPECT_THROW(process.q_posterior(x_0, eps, at::tensor({0L, 1L, 2L, -1L})), std::out_of_range);
+  EXPECT_THROW(process.q_posterior(x_0, eps, at::tensor({0L})), std::invalid_argument);
+  EXPECT_THROW(q_sample(x_0, eps.slice(0, 0, 2), levels), std::invalid_argument);
+  EXPECT_THROW(q_sample(x_0, eps, std::vector(3, NoiseLevel{})), std::invalid_argument);
 }
 
 }  // namespace

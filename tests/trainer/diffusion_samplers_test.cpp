@@ -8,54 +8,66 @@
 #include <utility>
 
 #include "trainer/diffusion/samplers.hpp"
-#include "trainer/random/keyed_noise.hpp"
 
 namespace perrin::trainer {
 namespace {
 
-// Data x_0 ~ N(mean, deviation^2): the optimal network is affine in x_t, so a sampler's output is affine in its noise.
+at::Tensor one_pixel(double value) { return at::full({1, 1, 1, 1}, value, at::kDouble); }
+
+// Data x_0 ~ N(mean, deviation^2): the optimal denoiser is affine in x, so a sampler's output is affine in its noise.
 struct GaussianData {
   double mean = 0.1;
   double deviation = 0.5;
 
-  EpsilonModel optimal_network(std::shared_ptr<const NoiseSchedule> schedule) const {
-    return [*this, schedule](const at::Tensor& x_t, const at::Tensor& t) {
-      const double abar = schedule->alphas_cumprod()[static_cast<std::size_t>(t[0].item<std::int64_t>())];
-      const double variance = abar * deviation * deviation + 1 - abar;
-      return std::sqrt(1 - abar) * (x_t - std::sqrt(abar) * mean) / variance;
+  double x0_mse(const NoiseLevel& level) const {
+    const double variance = level.alpha * level.alpha * deviation * deviation + level.sigma * level.sigma;
+    return deviation * deviation * level.sigma * level.sigma / variance;
+  }
+  Denoiser denoiser() const {
+    return [*this](const at::Tensor& x, const NoiseLevel& level) {
+      const double variance = level.alpha * level.alpha * deviation * deviation + level.sigma * level.sigma;
+      const at::Tensor eps = level.sigma * (x - level.alpha * mean) / variance;
+      const at::Tensor x0 = mean + level.alpha * deviation * deviation / variance * (x - level.alpha * mean);
+      return Prediction{x0, eps, {}};
+    };
+  }
+  // The same, with the variance that minimises the bound, beta~ + coef_x0^2 x0_mse, as a learned one.
+  Denoiser with_optimal_variance(const NoiseSchedule& schedule) const {
+    return [*this, &schedule](const at::Tensor& x, const NoiseLevel& level) {
+      Prediction prediction = denoiser()(x, level);
+      if (level.t == 0) return prediction;
+      const auto t = static_cast<std::size_t>(level.t);
+      const double coefficient = schedule.posterior_mean_coef_x0()[t];
+      const double variance = schedule.posterior_variance()[t] + coefficient * coefficient * x0_mse(level);
+      const double least = schedule.posterior_log_variance(level.t), most = std::log(schedule.betas()[t]);
+      prediction.variance_fraction = at::full_like(x, (std::log(variance) - least) / (most - least));
+      return prediction;
     };
   }
 };
 
 class SamplersOnGaussianData : public testing::Test {
  protected:
-  // What the sampler makes of one start value and, at each step, of the noise z.
-  double output(const SampleConfig& config, VarianceType variance, double x_T,
+  double output(const SampleConfig& config, VarianceType variance, double normal,
                 const std::function<double(std::int64_t)>& z) const {
-    const StepNoise noise = [&](std::int64_t t) { return at::full({1, 1, 1, 1}, z(t), at::kDouble); };
-    return sample_from(data.optimal_network(schedule), *schedule, config, variance,
-                       at::full({1, 1, 1, 1}, x_T, at::kDouble), noise, ClipX0::no)
-        .item<double>();
+    const StepNoise noise = [&](std::int64_t t) { return one_pixel(z(t)); };
+    return sample_from(data.denoiser(), schedule, config, variance, one_pixel(normal), noise).item<double>();
   }
 
-  // Mean and deviation of DDIM's output (eta = 0) over x_T ~ N(0, 1), exactly: the map is affine.
-  std::pair<double, double> ddim_statistics(std::int64_t steps) const {
-    const SampleConfig config{.sampler = Sampler::ddim, .steps = steps, .eta = 0};
+  // Mean and deviation of a deterministic sampler's output over its standard normals, exactly: the map is affine.
+  std::pair<double, double> statistics(const SampleConfig& config) const {
     const auto silent = [](std::int64_t) { return 0.0; };
     const double offset = output(config, VarianceType::fixed_small, 0, silent);
     return {offset, output(config, VarianceType::fixed_small, 1, silent) - offset};
   }
 
   // The ancestral sampler's mean and variance by one pass: each step is x <- a x + b + c z.
-  std::pair<double, double> ancestral_statistics(VarianceType type) const {
-    const EpsilonModel network = data.optimal_network(schedule);
+  std::pair<double, double> ancestral_statistics(const Denoiser& denoiser, VarianceType type) const {
     double mean = 0, variance = 1;
-    for (std::int64_t t = schedule->timesteps() - 1; t >= 0; --t) {
+    for (std::int64_t t = schedule.timesteps() - 1; t >= 0; --t) {
       const auto step = [&](double x, double z) {
-        const at::Tensor x_t = at::full({1, 1, 1, 1}, x, at::kDouble);
-        const at::Tensor eps = network(x_t, at::full({1}, t, at::kLong));
-        return ancestral_step(*schedule, x_t, eps, t, type, at::full({1, 1, 1, 1}, z, at::kDouble), ClipX0::no)
-            .item<double>();
+        const at::Tensor x_t = one_pixel(x);
+        return ancestral_step(schedule, x_t, denoiser(x_t, schedule.level(t)), t, type, one_pixel(z)).item<double>();
       };
       const double offset = step(0, 0), slope = step(1, 0) - offset, noise = step(0, 1) - offset;
       mean = slope * mean + offset;
@@ -65,92 +77,176 @@ class SamplersOnGaussianData : public testing::Test {
   }
 
   const GaussianData data;
-  const std::shared_ptr<const NoiseSchedule> schedule = std::make_shared<NoiseSchedule>(DiffusionConfig{});
+  const NoiseSchedule schedule{DiffusionConfig{}};
 };
 
 // The expected deviations of this file were computed apart from perrin, in NumPy, from the definitions.
 TEST_F(SamplersOnGaussianData, DdimStandardDeviationFallsShortByTheKnownAmount) {
   for (const auto& [steps, deviation] :
        {std::pair{10, 0.36161}, {20, 0.43045}, {50, 0.47192}, {100, 0.48585}, {1000, 0.49850}}) {
-    const auto [mean, actual] = ddim_statistics(steps);
+    const auto [mean, actual] = statistics({.sampler = Sampler::ddim, .steps = steps, .eta = 0});
     EXPECT_NEAR(actual, deviation, 5e-6) << steps;
     EXPECT_NEAR(mean, 0.0997, 1e-4) << steps;
+    EXPECT_LT(actual, 0.5) << steps;  // always, by Cauchy and Schwarz
   }
 }
 
+TEST_F(SamplersOnGaussianData, DdimOfUnitDataIsAProductOfCosines) {
+  const GaussianData unit{.mean = 0, .deviation = 1};
+  const auto timesteps = spaced_timesteps(schedule, 20, Spacing::linspace);
+  double expected = 1, angle = 0;
+  for (std::size_t i = 0; i <= timesteps.size(); ++i) {
+    const double next = i < timesteps.size() ? std::acos(schedule.level(timesteps[i]).alpha) : 0;
+    if (i > 0) expected *= std::cos(angle - next);
+    angle = next;
+  }
+  const SampleConfig config{.sampler = Sampler::ddim, .steps = 20};
+  const at::Tensor x = sample_from(unit.denoiser(), schedule, config, VarianceType::fixed_small, one_pixel(1), {});
+  EXPECT_NEAR(x.item<double>(), expected, 1e-12);
+}
+
 TEST_F(SamplersOnGaussianData, AncestralSamplingHasTheKnownStandardDeviations) {
-  const auto [small_mean, small] = ancestral_statistics(VarianceType::fixed_small);
-  const auto [large_mean, large] = ancestral_statistics(VarianceType::fixed_large);
+  const auto [small_mean, small] = ancestral_statistics(data.denoiser(), VarianceType::fixed_small);
+  const auto [large_mean, large] = ancestral_statistics(data.denoiser(), VarianceType::fixed_large);
+  const auto [optimal_mean, optimal] =
+      ancestral_statistics(data.with_optimal_variance(schedule), VarianceType::learned_range);
   EXPECT_NEAR(small, 0.49611, 5e-6);
   EXPECT_NEAR(large, 0.50075, 5e-6);
-  EXPECT_NEAR(small_mean, 0.1, 1e-4);
-  EXPECT_NEAR(large_mean, 0.1, 1e-4);
+  EXPECT_NEAR(optimal, 0.49990, 5e-6);
+  for (const double mean : {small_mean, large_mean, optimal_mean}) EXPECT_NEAR(mean, 0.1, 1e-4);
+}
+
+TEST_F(SamplersOnGaussianData, DpmSolverHasTheKnownStandardDeviations) {
+  for (const auto& [steps, points, deviation] :
+       {std::tuple{20, 20u, 0.50729}, {40, 39u, 0.50183}, {80, 76u, 0.50040}, {160, 144u, 0.50006}}) {
+    const SampleConfig config{.sampler = Sampler::dpm_solver, .steps = steps};
+    EXPECT_EQ(spaced_timesteps(schedule, steps, Spacing::log_snr).size(), points);
+    EXPECT_NEAR(statistics(config).second, deviation, 5e-6) << steps;
+  }
+  // Ending a grid that is uniform in t at index 0 is poor.
+  EXPECT_NEAR(statistics({.sampler = Sampler::dpm_solver, .steps = 20, .spacing = Spacing::linspace}).second, 0.62, 5e-3);
+}
+
+TEST_F(SamplersOnGaussianData, HeunHasTheKnownStandardDeviations) {
+  for (const auto& [steps, deviation] : {std::pair{18, 0.52763}, {36, 0.50610}, {72, 0.50143}, {144, 0.50034}}) {
+    const auto [mean, actual] = statistics({.sampler = Sampler::heun, .steps = steps});
+    EXPECT_NEAR(actual, deviation, 5e-6) << steps;
+    EXPECT_GT(mean, 0.0992) << steps;
+    EXPECT_LT(mean, 0.0995) << steps;
+  }
+}
+
+TEST_F(SamplersOnGaussianData, ErrorsFallWithTheOrderOfTheSampler) {
+  const auto error = [&](const SampleConfig& config) { return std::abs(0.5 - statistics(config).second); };
+  const auto ratio = [&](Sampler sampler, std::int64_t steps) {
+    return error({.sampler = sampler, .steps = steps}) / error({.sampler = sampler, .steps = 2 * steps});
+  };
+  EXPECT_NEAR(ratio(Sampler::ddim, 250), 2, 0.15);
+  EXPECT_NEAR(ratio(Sampler::dpm_solver, 20), 4, 0.3);
+  EXPECT_NEAR(ratio(Sampler::heun, 36), 4, 0.4);
 }
 
 TEST_F(SamplersOnGaussianData, TheLoopOfTheAncestralSamplerIsItsSteps) {
-  DiffusionConfig short_chain{.timesteps = 20, .beta_start = 0.01, .beta_end = 0.3};
-  const auto few = std::make_shared<NoiseSchedule>(short_chain);
-  const EpsilonModel network = data.optimal_network(few);
-  const auto z_at = [](std::int64_t t) {
-    return at::full({1, 1, 1, 1}, std::sin(static_cast<double>(t)), at::kDouble);
-  };
-  at::Tensor x = at::full({1, 1, 1, 1}, 0.4, at::kDouble);
-  const at::Tensor looped =
-      sample_from(network, *few, {.sampler = Sampler::ancestral}, VarianceType::fixed_large, x, z_at, ClipX0::no);
-  for (std::int64_t t = 19; t >= 0; --t) {
-    x = ancestral_step(*few, x, network(x, at::full({1}, t, at::kLong)), t, VarianceType::fixed_large, z_at(t),
-                       ClipX0::no);
+  const NoiseSchedule few({.timesteps = 20, .beta_start = 0.01, .beta_end = 0.3});
+  const auto z_at = [](std::int64_t t) { return one_pixel(std::sin(static_cast<double>(t))); };
+  at::Tensor x = one_pixel(0.4);
+  const at::Tensor looped = sample_from(data.denoiser(), few, {.sampler = Sampler::ancestral, .steps = 0},
+                                        VarianceType::fixed_large, x, z_at);
+  for (std::int64_t t = 19; t >= 0; --t)
+    x = ancestral_step(few, x, data.denoiser()(x, few.level(t)), t, VarianceType::fixed_large, z_at(t));
+  EXPECT_NEAR(looped.item<double>(), x.item<double>(), 1e-13);
+}
+
+TEST_F(SamplersOnGaussianData, FewAncestralStepsAreThoseOfTheRespacedProcess) {
+  const auto z_at = [](std::int64_t t) { return one_pixel(std::cos(static_cast<double>(t))); };
+  const std::vector<std::int64_t> visited{0, 333, 666, 999};
+  const NoiseSchedule few = respaced(schedule, visited);
+  at::Tensor x = one_pixel(0.4);
+  const at::Tensor looped = sample_from(data.denoiser(), schedule, {.sampler = Sampler::ancestral, .steps = 4},
+                                        VarianceType::fixed_large, x, z_at);
+  for (std::int64_t i = 3; i >= 0; --i) {
+    const std::int64_t t = visited[static_cast<std::size_t>(i)];
+    x = ancestral_step(few, x, data.denoiser()(x, schedule.level(t)), i, VarianceType::fixed_large, z_at(t));
   }
   EXPECT_EQ(looped.item<double>(), x.item<double>());
 }
 
 TEST_F(SamplersOnGaussianData, DdimWithEtaOneAndAllStepsIsFixedSmallAncestralSampling) {
   const auto z = [](std::int64_t t) { return std::sin(static_cast<double>(t)); };
-  const SampleConfig ddim{.sampler = Sampler::ddim, .steps = 1000, .eta = 1};
-  const SampleConfig ancestral{.sampler = Sampler::ancestral};
-  for (const double x_T : {-1.3, 0.0, 2.0}) {
-    EXPECT_NEAR(output(ddim, VarianceType::fixed_large, x_T, z), output(ancestral, VarianceType::fixed_small, x_T, z),
-                1e-10);
+  for (const Spacing spacing : {Spacing::linspace, Spacing::leading, Spacing::trailing}) {
+    const SampleConfig ddim{.sampler = Sampler::ddim, .steps = 1000, .spacing = spacing, .eta = 1};
+    const SampleConfig ancestral{.sampler = Sampler::ancestral, .steps = 0};
+    for (const double x_T : {-1.3, 0.0, 2.0})
+      EXPECT_NEAR(output(ddim, VarianceType::fixed_large, x_T, z), output(ancestral, VarianceType::fixed_small, x_T, z),
+                  1e-10);
   }
 }
 
-TEST_F(SamplersOnGaussianData, DdimErrorHalvesWithTwiceTheSteps) {
-  const auto error = [&](std::int64_t steps) { return 0.5 - ddim_statistics(steps).second; };
-  EXPECT_NEAR(error(250) / error(500), 2, 0.15);
-}
-
-TEST(DdimTimesteps, RunFromTheLastToTheFirst) {
-  EXPECT_THAT(ddim_timesteps(1000, 4), testing::ElementsAre(999, 666, 333, 0));
-  EXPECT_THAT(ddim_timesteps(1000, 1), testing::ElementsAre(999));
-  EXPECT_EQ(ddim_timesteps(50, 50).size(), 50u);
-  EXPECT_THROW(ddim_timesteps(50, 51), std::invalid_argument);
-  EXPECT_THROW(ddim_timesteps(50, 0), std::invalid_argument);
-}
-
-TEST(Samplers, ClippingKeepsPredictionsOfX0InTheRangeOfImages) {
-  const NoiseSchedule schedule(DiffusionConfig{});
-  const at::Tensor x = at::full({1, 1, 1, 1}, 3.0, at::kDouble), eps = at::zeros({1, 1, 1, 1}, at::kDouble);
-  EXPECT_EQ(ddim_step(schedule, x, eps, 500, -1, 0, {}, ClipX0::yes).item<double>(), 1);
-  EXPECT_GT(ddim_step(schedule, x, eps, 500, -1, 0, {}, ClipX0::no).item<double>(), 3);
-  EXPECT_NEAR(ancestral_step(schedule, x, eps, 0, VarianceType::fixed_large, {}, ClipX0::yes).item<double>(), 1, 1e-12);
-}
-
-TEST(Samplers, SamplesBelongToTheirIndicesNotToTheirBatch) {
-  const DiffusionProcess process(NoiseSchedule({.timesteps = 30}));
-  const EpsilonModel network = [](const at::Tensor& x_t, const at::Tensor& t) {
-    return 0.3 * x_t + 0.001 * t.view({-1, 1, 1, 1});
-  };
-  const data::ImageShape shape{3, 4, 4};
-  for (const Sampler sampler : {Sampler::ancestral, Sampler::ddim}) {
-    const SampleConfig config{.sampler = sampler, .steps = 10, .eta = 0.5, .seed = 4};
-    const auto draw = [&](std::vector<std::uint64_t> indices) {
-      return sample(network, process, config, VarianceType::fixed_large, indices, shape, at::kCPU);
-    };
-    const at::Tensor together = draw({5, 6, 7});
-    EXPECT_EQ(together.sizes(), (std::vector<std::int64_t>{3, 3, 4, 4}));
-    EXPECT_TRUE(at::cat({draw({5}), draw({6, 7})}).equal(together));
-    EXPECT_FALSE(draw({8, 6, 7})[0].equal(together[0]));
+TEST_F(SamplersOnGaussianData, ChurnAddsTheNoiseThatItsLevelsSay) {
+  // From N(0, sigma_max^2) + x_0 any churn keeps the marginals: with many steps the deviation is the data's.
+  const std::int64_t steps = 400;
+  double mean = 0, variance = 1;
+  const SampleConfig config{.sampler = Sampler::heun, .steps = steps, .churn = 40, .churn_min = 0.05, .churn_max = 50};
+  // Affine in each normal: the start and each step's noise add their squares.
+  const auto z_none = [](std::int64_t) { return 0.0; };
+  const double offset = output(config, VarianceType::fixed_small, 0, z_none);
+  mean = offset;
+  variance = std::pow(output(config, VarianceType::fixed_small, 1, z_none) - offset, 2);
+  std::int64_t noisy_steps = 0;
+  for (std::int64_t step = 0; step < steps; ++step) {
+    const auto z = [&](std::int64_t at) { return at == step ? 1.0 : 0.0; };
+    const double moved = output(config, VarianceType::fixed_small, 0, z) - offset;
+    variance += moved * moved;
+    noisy_steps += moved != 0;
   }
+  EXPECT_NEAR(std::sqrt(variance), 0.5, 2e-3);
+  EXPECT_NEAR(mean, 0.1, 1e-3);
+  EXPECT_GT(noisy_steps, steps / 2);
+  EXPECT_LT(noisy_steps, steps);  // none outside [churn_min, churn_max]
+}
+
+TEST_F(SamplersOnGaussianData, EverySamplerWorksFromPureNoiseWithoutSignal) {
+  DiffusionConfig config{.zero_terminal_snr = true, .prediction = PredictionType::v};
+  const NoiseSchedule zero(config);
+  for (const Sampler sampler : {Sampler::ancestral, Sampler::ddim, Sampler::dpm_solver}) {
+    const SampleConfig sample{.sampler = sampler, .steps = 50};
+    const auto z = [](std::int64_t) { return one_pixel(0); };
+    const double at_0 =
+        sample_from(data.denoiser(), zero, sample, VarianceType::fixed_small, one_pixel(0), z).item<double>();
+    EXPECT_NEAR(at_0, 0.1, 1e-3);  // no signal at the start: the mean is the data's own
+    const double at_1 =
+        sample_from(data.denoiser(), zero, sample, VarianceType::fixed_small, one_pixel(1), z).item<double>();
+    EXPECT_TRUE(std::isfinite(at_1));
+  }
+}
+
+TEST(SpacedTimesteps, AreThoseOfThePublicImplementations) {
+  const NoiseSchedule schedule{DiffusionConfig{}};
+  const auto spaced = [&](std::int64_t steps, Spacing spacing) { return spaced_timesteps(schedule, steps, spacing); };
+  using testing::ElementsAre;
+  EXPECT_THAT(spaced(4, Spacing::linspace), ElementsAre(999, 666, 333, 0));
+  EXPECT_THAT(spaced(1, Spacing::linspace), ElementsAre(999));
+  EXPECT_THAT(spaced(4, Spacing::leading), ElementsAre(750, 500, 250, 0));
+  EXPECT_EQ(spaced(100, Spacing::leading).front(), 990);  // t = 999 is never seen
+  EXPECT_THAT(spaced(4, Spacing::trailing), ElementsAre(999, 749, 499, 249));
+  EXPECT_THAT(spaced(7, Spacing::trailing), ElementsAre(999, 856, 713, 570, 428, 285, 142));
+  EXPECT_THAT(spaced(5, Spacing::quad), ElementsAre(800, 450, 200, 50, 0));
+  for (const Spacing spacing : {Spacing::leading, Spacing::linspace, Spacing::trailing})
+    EXPECT_EQ(spaced(0, spacing).size(), 1000u);
+  EXPECT_EQ(spaced(50, Spacing::log_snr).front(), 999);
+  EXPECT_EQ(spaced(50, Spacing::log_snr).back(), 0);
+  EXPECT_THROW(spaced(1001, Spacing::linspace), std::invalid_argument);
+  EXPECT_THROW(spaced(-1, Spacing::linspace), std::invalid_argument);
+  EXPECT_THROW(spaced(10, Spacing::automatic), std::invalid_argument);
+}
+
+TEST(HeunSigmas, FollowTheirFormula) {
+  const auto sigmas = heun_sigmas(18, 0.002, 80, 7);
+  ASSERT_EQ(sigmas.size(), 19u);
+  EXPECT_NEAR(sigmas[0], 80, 1e-10);
+  EXPECT_NEAR(sigmas[1], 57.5859, 1e-3);  // Karras et al. 2022, eq. 5
+  EXPECT_NEAR(sigmas[17], 0.002, 1e-14);
+  EXPECT_EQ(sigmas[18], 0);
 }
 
 }  // namespace

@@ -1,21 +1,25 @@
 // perrin_oracle: runs perrin's mathematics on inputs that a Python test made, so that it can compare with public
 // implementations. Configurations are JSON in the metadata of IN.
 //   perrin_oracle unet IN OUT    IN: x_t, t, eps, weights.*; "model". OUT: epsilon, loss (mean of all elements),
-//   gradients.* perrin_oracle steps IN OUT   IN: x_t, eps, z; "steps", a list of sampler steps. OUT: x_prev.0,
-//   x_prev.1, ... perrin_oracle export IN DIR  IN: weights.*; "model", "diffusion" and "shape". DIR becomes a diffusers
-//   folder
+//   gradients.*
+//   perrin_oracle steps IN OUT   IN: x_t, output, output_6, z, previous_x0; "steps", a list of sampler steps with their
+//   configuration. OUT: x_prev.0, x_prev.1, ...
+//   perrin_oracle trajectory IN OUT   IN: x_T, z.0, z.1, ..., weights.*; "run" and "shape". OUT: x.0, x.1, ...
+//   perrin_oracle export IN DIR  IN: weights.*; "model", "diffusion" and "shape". DIR becomes a diffusers folder
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <cstdio>
 #include <exception>
 #include <functional>
 #include <map>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
-#include "trainer/diffusion/objective.hpp"
+#include "launch/config/read.hpp"
 #include "trainer/diffusion/samplers.hpp"
 #include "trainer/interchange/diffusers_export.hpp"
 #include "trainer/interchange/safetensors.hpp"
@@ -91,7 +95,7 @@ void run_unet(const Input& in, const std::string& output) {
       in.model(), in.shape(), [&](const std::string& name) { return weights.at(name); }, activations);
 
   const at::Tensor epsilon = unet(in.tensors.at("x_t"), in.tensors.at("t"));
-  const at::Tensor loss = epsilon_loss_per_sample(epsilon, in.tensors.at("eps")).mean();
+  const at::Tensor loss = at::mse_loss(epsilon, in.tensors.at("eps"));
   torch::autograd::backward({loss}, {});
   Tensors results{{"epsilon", epsilon}, {"loss", loss}};
   for (const auto& [name, weight] : weights) {
@@ -100,18 +104,63 @@ void run_unet(const Input& in, const std::string& output) {
   write_safetensors(output, results);
 }
 
+Config config_of(const json& step) { return launch::read_config_text(step.at("config").get<std::string>(), "step"); }
+
+// A level of the schedule, or the clean image for -1.
+NoiseLevel level_of(const NoiseSchedule& schedule, std::int64_t t) { return t < 0 ? NoiseLevel{} : schedule.level(t); }
+
 void run_steps(const Input& in, const std::string& output) {
-  const at::Tensor &x_t = in.tensors.at("x_t"), &eps = in.tensors.at("eps"), &z = in.tensors.at("z");
+  const at::Tensor &x_t = in.tensors.at("x_t"), &z = in.tensors.at("z"), &previous = in.tensors.at("previous_x0");
   Tensors results;
   for (const json& step : in.settings.at("steps")) {
-    const DiffusionConfig config = diffusion_config(step.at("diffusion"));
-    const NoiseSchedule schedule(config);
-    const ClipX0 clip = step.at("clip").get<bool>() ? ClipX0::yes : ClipX0::no;
-    results["x_prev." + std::to_string(results.size())] =
-        step.at("sampler") == "ddim"
-            ? ddim_step(schedule, x_t, eps, step.at("t"), step.at("t_prev"), step.at("eta"), z, clip)
-            : ancestral_step(schedule, x_t, eps, step.at("t"), config.variance_type, z, clip);
+    const Config config = config_of(step);
+    const auto schedule = std::make_shared<const NoiseSchedule>(config.diffusion);
+    const auto t = step.at("t").get<std::int64_t>();
+    const NoiseLevel from = schedule->level(t);
+    const Network network = [&](const at::Tensor&, const at::Tensor&) {
+      return in.tensors.at(config.diffusion.variance_type == VarianceType::learned_range ? "output_6" : "output");
+    };
+    const Denoiser denoiser =
+        with_clipped_x0(make_denoiser(network, config.diffusion.prediction, config.edm.sigma_data, schedule),
+                        config.sample.clip, config.sample.clip_percentile);
+    at::Tensor x_prev;
+    if (config.sample.sampler == Sampler::ancestral) {
+      x_prev = ancestral_step(*schedule, x_t, denoiser(x_t, from), t, config.diffusion.variance_type, z);
+    } else if (config.sample.sampler == Sampler::ddim) {
+      x_prev = ddim_step(denoiser(x_t, from), from, level_of(*schedule, step.at("t_prev")), config.sample.eta, z);
+    } else {
+      const auto t_before = step.at("t_before").get<std::int64_t>();  // -1: this is the first step
+      x_prev = dpm_solver_step(x_t, denoiser(x_t, from).x0, from, level_of(*schedule, step.at("t_prev")),
+                               t_before < 0 ? at::Tensor() : previous, level_of(*schedule, t_before));
+    }
+    results["x_prev." + std::to_string(results.size())] = x_prev;
   }
+  write_safetensors(output, results);
+}
+
+// A whole run of a sampler over a network: its state before every evaluation, and its result.
+void run_trajectory(const Input& in, const std::string& output) {
+  const at::NoGradGuard no_grad;
+  const Config config = config_of(in.settings.at("run"));
+  const auto schedule = std::make_shared<const NoiseSchedule>(config.diffusion);
+  const Tensors weights = in.weights();
+  const at::Tensor& x_T = in.tensors.at("x_T");
+  const UNet unet(with_output_channels(config.model, in.shape(), config.diffusion.variance_type), in.shape(),
+                  [&](const std::string& name) { return weights.at(name); });
+  const Network network = [&](const at::Tensor& x, const at::Tensor& t) { return unet(x, t); };
+  const Denoiser denoiser =
+      with_clipped_x0(make_denoiser(network, config.diffusion.prediction, config.edm.sigma_data, schedule),
+                      config.sample.clip, config.sample.clip_percentile);
+  Tensors results;
+  const Denoiser recorded = [&](const at::Tensor& x, const NoiseLevel& level) {
+    results["x." + std::to_string(results.size())] = x.clone();
+    return denoiser(x, level);
+  };
+  // Noise in the order in which the steps ask for it.
+  std::int64_t asked = 0;
+  const StepNoise noise = [&](std::int64_t) { return in.tensors.at("z." + std::to_string(asked++)); };
+  const at::Tensor x_0 = sample_from(recorded, *schedule, config.sample, config.diffusion.variance_type, x_T, noise);
+  results["x." + std::to_string(results.size())] = x_0;
   write_safetensors(output, results);
 }
 
@@ -128,9 +177,10 @@ int main(int argc, char** argv) {
   const std::map<std::string, std::function<void(const Input&, const std::string&)>> commands{
       {"unet", perrin::trainer::run_unet},
       {"steps", perrin::trainer::run_steps},
+      {"trajectory", perrin::trainer::run_trajectory},
       {"export", perrin::trainer::run_export}};
   if (argc != 4 || !commands.contains(argv[1])) {
-    std::fputs("usage: perrin_oracle unet|steps|export IN.safetensors OUT\n", stderr);
+    std::fputs("usage: perrin_oracle unet|steps|trajectory|export IN.safetensors OUT\n", stderr);
     return 2;
   }
   try {

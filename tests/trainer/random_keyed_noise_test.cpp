@@ -24,13 +24,11 @@ TEST(KeyedNoise, IsTheSameForAnySplitOfABatch) {
   for (const std::size_t first : {1u, 5u, 11u}) {
     const auto split = [&](const auto& draw) { return at::cat({draw(all.first(first)), draw(all.subspan(first))}); };
     const auto normal = [&](std::span<const std::uint64_t> part) { return keyed_normal(stream, part, {3, 5, 7}); };
-    const auto steps = [&](std::span<const std::uint64_t> part) { return keyed_timesteps(stream, part, 1000); };
     const auto flips = [&](std::span<const std::uint64_t> part) { return keyed_flips(stream, part); };
     const auto dropout = [&](std::span<const std::uint64_t> part) {
       return keyed_dropout(stream, part, {3, 5, 7}, 0.9);
     };
     EXPECT_TRUE(normal(all).equal(split(normal)));
-    EXPECT_TRUE(steps(all).equal(split(steps)));
     EXPECT_TRUE(flips(all).equal(split(flips)));
     EXPECT_TRUE(dropout(all).equal(split(dropout)));
   }
@@ -42,21 +40,21 @@ TEST(KeyedNoise, GivesContiguousTensorsOfTheStatedTypes) {
   EXPECT_EQ(normal.sizes(), (std::vector<std::int64_t>{2, 3, 4, 5}));
   EXPECT_EQ(normal.scalar_type(), at::kFloat);
   EXPECT_TRUE(normal.is_contiguous());
-  EXPECT_EQ(keyed_timesteps({}, positions, 10).scalar_type(), at::kLong);
   EXPECT_EQ(keyed_flips({}, positions).scalar_type(), at::kBool);
   EXPECT_EQ(keyed_normal({}, {}, {3}).size(0), 0);
 }
 
-TEST(KeyedTimesteps, AreUniform) {
-  constexpr std::int64_t kTimesteps = 100;
-  constexpr std::size_t kDraws = 200'000;
-  const at::Tensor t =
-      keyed_timesteps({.seed = 6, .purpose = Purpose::timestep}, positions_from(0, kDraws), kTimesteps);
-  EXPECT_EQ(t.min().item<std::int64_t>(), 0);
-  EXPECT_EQ(t.max().item<std::int64_t>(), kTimesteps - 1);
-  const at::Tensor counts = at::bincount(t, {}, kTimesteps).to(at::kDouble);
-  const double expected = static_cast<double>(kDraws) / kTimesteps;
-  const double chi_squared = ((counts - expected).square().sum() / expected).item<double>();
+TEST(KeyedUniform, IsUniformAndNeitherZeroNorOne) {
+  constexpr std::size_t kBins = 100, kDraws = 200'000;
+  std::vector<double> counts(kBins, 0);
+  for (std::uint64_t position = 0; position < kDraws; ++position) {
+    const double u = keyed_uniform({.seed = 6, .purpose = Purpose::timestep}, position);
+    ASSERT_TRUE(u > 0 && u < 1) << position;
+    ++counts[static_cast<std::size_t>(u * kBins)];
+  }
+  const double expected = static_cast<double>(kDraws) / kBins;
+  double chi_squared = 0;
+  for (const double count : counts) chi_squared += (count - expected) * (count - expected) / expected;
   EXPECT_LT(chi_squared, 148.2);  // 99 degrees of freedom, exceeded with probability 0.001
   EXPECT_GT(chi_squared, 60.0);   // and a fit better than chance would be as wrong
 }
@@ -80,7 +78,6 @@ TEST(KeyedDropout, KeepsTheStatedShareAndTheMean) {
 }
 
 TEST(KeyedNoise, RefusesWhatMakesNoSense) {
-  EXPECT_THROW(keyed_timesteps({}, positions_from(0, 1), 0), std::invalid_argument);
   EXPECT_THROW(keyed_dropout({}, positions_from(0, 1), {1}, 0.0), std::invalid_argument);
   EXPECT_THROW(keyed_normal({}, positions_from(kPositionLimit, 1), {1}), std::out_of_range);
 }

@@ -8,23 +8,6 @@
 #include "trainer/diffusion/bound.hpp"
 
 namespace perrin::trainer {
-namespace {
-
-template <typename Number>
-at::Tensor for_each_level(std::span<const NoiseLevel> levels, const at::Tensor& like, const Number& number) {
-  std::vector<double> values;
-  for (const NoiseLevel& level : levels) values.push_back(number(level));
-  return per_image(values, like);
-}
-
-}  // namespace
-
-at::Tensor timesteps_of(std::span<const NoiseLevel> levels, const at::Tensor& like) {
-  std::vector<std::int64_t> t;
-  for (const NoiseLevel& level : levels) t.push_back(level.t);
-  return at::tensor(t, at::kLong).to(like.device());
-}
-
 Objective::Objective(const Config& config, const DiffusionProcess& process)
     : objective_(config.objective),
       prediction_(config.diffusion.prediction),
@@ -32,16 +15,11 @@ Objective::Objective(const Config& config, const DiffusionProcess& process)
       sigma_data_(config.edm.sigma_data),
       process_(process) {}
 
-at::Tensor Objective::noised(const at::Tensor& x_0, const at::Tensor& eps, std::span<const NoiseLevel> levels) {
-  return for_each_level(levels, x_0, [](const NoiseLevel& level) { return level.alpha; }) * x_0 +
-         for_each_level(levels, x_0, [](const NoiseLevel& level) { return level.sigma; }) * eps;
-}
-
 at::Tensor Objective::network_output(const Network& network, const at::Tensor& x,
                                      std::span<const NoiseLevel> levels) const {
   if (prediction_ != PredictionType::edm) return network(x, timesteps_of(levels, x));
   const auto c_in = [&](const NoiseLevel& level) { return precondition(prediction_, level, sigma_data_).c_in; };
-  return network(for_each_level(levels, x, c_in) * x, for_each_level(levels, x, c_noise).view({-1}));
+  return network(per_level(levels, x, c_in) * x, per_level(levels, x, c_noise).view({-1}));
 }
 
 at::Tensor Objective::simple(const at::Tensor& F, const at::Tensor& x_0, const at::Tensor& eps,
@@ -59,12 +37,12 @@ at::Tensor Objective::bound(const at::Tensor& F, const at::Tensor& x_t, const at
 
 ObjectiveTerms Objective::terms(const Network& network, const at::Tensor& x_0, const at::Tensor& eps,
                                 std::span<const NoiseLevel> levels) const {
-  const at::Tensor x = noised(x_0, eps, levels);
+  const at::Tensor x = q_sample(x_0, eps, levels);
   const at::Tensor F = network_output(network, x, levels);
   ObjectiveTerms terms{.loss = {}, .simple = simple(F, x_0, eps, levels), .bound = {}};
   at::Tensor weighted = terms.simple;
   if (objective_.min_snr_gamma > 0) {
-    weighted = weighted * for_each_level(levels, x, [&](const NoiseLevel& level) {
+    weighted = weighted * per_level(levels, x, [&](const NoiseLevel& level) {
                             const double c_out = precondition(prediction_, level, sigma_data_).c_out;
                             const double snr = level.alpha * level.alpha / (level.sigma * level.sigma);
                             return std::min(snr, objective_.min_snr_gamma) * c_out * c_out;

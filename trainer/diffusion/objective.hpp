@@ -27,8 +27,6 @@ class Objective {
  public:
   Objective(const Config& config, const DiffusionProcess& process);
 
-  /// alpha x_0 + sigma eps.
-  static at::Tensor noised(const at::Tensor& x_0, const at::Tensor& eps, std::span<const NoiseLevel> levels);
   /// F: the network's output for x, with the input scaled and the condition chosen as its parameterisation asks.
   at::Tensor network_output(const Network& network, const at::Tensor& x, std::span<const NoiseLevel> levels) const;
   /// [N] L_simple, unweighted.
@@ -49,8 +47,5 @@ class Objective {
   double sigma_data_;
   const DiffusionProcess& process_;
 };
-
-/// [N] int64 on the device of `like`: the timesteps of discrete levels.
-at::Tensor timesteps_of(std::span<const NoiseLevel> levels, const at::Tensor& like);
 
 }  // namespace perrin::trainer

@@ -9,13 +9,13 @@
 namespace perrin::trainer {
 namespace {
 
-/// One number of each level, as [N, 1, 1, 1].
-template <typename Number>
-at::Tensor for_each_level(std::span<const NoiseLevel> levels, const at::Tensor& like, const Number& number) {
-  std::vector<double> values;
-  values.reserve(levels.size());
-  for (const NoiseLevel& level : levels) values.push_back(number(level));
-  return per_image(values, like);
+double alpha_of(const NoiseLevel& level) { return level.alpha; }
+double sigma_of(const NoiseLevel& level) { return level.sigma; }
+
+void require_same_shape(const at::Tensor& one, const at::Tensor& other) {
+  if (one.sizes() != other.sizes())
+    throw std::invalid_argument("tensors of one batch differ in shape: " + c10::str(one.sizes()) + " and " +
+                                c10::str(other.sizes()));
 }
 
 void require_levels(const at::Tensor& batch, std::span<const NoiseLevel> levels) {
@@ -51,23 +51,43 @@ at::Tensor per_image(std::span<const double> values, const at::Tensor& like) {
   return on_host.to(like.scalar_type()).to(like.device()).view({-1, 1, 1, 1});
 }
 
+at::Tensor per_level(std::span<const NoiseLevel> levels, const at::Tensor& like,
+                     const std::function<double(const NoiseLevel&)>& number) {
+  std::vector<double> values;
+  values.reserve(levels.size());
+  for (const NoiseLevel& level : levels) values.push_back(number(level));
+  return per_image(values, like);
+}
+
+at::Tensor timesteps_of(std::span<const NoiseLevel> levels, const at::Tensor& like) {
+  std::vector<std::int64_t> t;
+  for (const NoiseLevel& level : levels) t.push_back(level.t);
+  return at::tensor(t, at::kLong).to(like.device());
+}
+
+at::Tensor q_sample(const at::Tensor& x_0, const at::Tensor& eps, std::span<const NoiseLevel> levels) {
+  require_levels(x_0, levels);
+  require_same_shape(x_0, eps);
+  return per_level(levels, x_0, alpha_of) * x_0 + per_level(levels, x_0, sigma_of) * eps;
+}
+
 at::Tensor network_target(PredictionType prediction, const at::Tensor& x_0, const at::Tensor& eps,
                           std::span<const NoiseLevel> levels, double sigma_data) {
   require_levels(x_0, levels);
+  require_same_shape(x_0, eps);
   if (prediction == PredictionType::epsilon) return eps;
   if (prediction == PredictionType::x0) return x_0;
   if (prediction == PredictionType::v)
-    return for_each_level(levels, x_0, [](const NoiseLevel& l) { return l.alpha; }) * eps -
-           for_each_level(levels, x_0, [](const NoiseLevel& l) { return l.sigma; }) * x_0;
+    return per_level(levels, x_0, alpha_of) * eps - per_level(levels, x_0, sigma_of) * x_0;
   // (x_0 - c_skip x) / c_out with x = alpha (x_0 + sigma eps), without the difference of large numbers.
   const auto root = [=](double sigma) { return std::sqrt(sigma * sigma + sigma_data * sigma_data); };
-  return for_each_level(levels, x_0,
-                        [&](const NoiseLevel& l) {
-                          const double sigma = l.sigma / l.alpha;
-                          return sigma / sigma_data / root(sigma);
-                        }) *
+  return per_level(levels, x_0,
+                   [&](const NoiseLevel& l) {
+                     const double sigma = l.sigma / l.alpha;
+                     return sigma / sigma_data / root(sigma);
+                   }) *
              x_0 -
-         for_each_level(levels, x_0, [&](const NoiseLevel& l) { return sigma_data / root(l.sigma / l.alpha); }) * eps;
+         per_level(levels, x_0, [&](const NoiseLevel& l) { return sigma_data / root(l.sigma / l.alpha); }) * eps;
 }
 
 Prediction read_output(PredictionType prediction, const at::Tensor& x, const at::Tensor& output,
@@ -80,19 +100,15 @@ Prediction read_output(PredictionType prediction, const at::Tensor& x, const at:
   Prediction read;
   if (output.size(1) == 2 * channels) read.variance_fraction = (output.narrow(1, channels, channels) + 1) / 2;
   const at::Tensor F = output.narrow(1, 0, channels);
-  const auto alpha = [](const NoiseLevel& l) { return l.alpha; };
-  const auto sigma = [](const NoiseLevel& l) { return l.sigma; };
   const auto c_skip = [&](const NoiseLevel& l) { return precondition(prediction, l, sigma_data).c_skip; };
   const auto c_out = [&](const NoiseLevel& l) { return precondition(prediction, l, sigma_data).c_out; };
-  read.x0 = prediction == PredictionType::x0
-                ? F
-                : for_each_level(levels, x, c_skip) * x + for_each_level(levels, x, c_out) * F;
+  read.x0 = prediction == PredictionType::x0 ? F : per_level(levels, x, c_skip) * x + per_level(levels, x, c_out) * F;
   if (prediction == PredictionType::epsilon)
     read.eps = F;
   else if (prediction == PredictionType::v)
-    read.eps = for_each_level(levels, x, sigma) * x + for_each_level(levels, x, alpha) * F;
+    read.eps = per_level(levels, x, sigma_of) * x + per_level(levels, x, alpha_of) * F;
   else
-    read.eps = (x - for_each_level(levels, x, alpha) * read.x0) / for_each_level(levels, x, sigma);
+    read.eps = (x - per_level(levels, x, alpha_of) * read.x0) / per_level(levels, x, sigma_of);
   return read;
 }
 

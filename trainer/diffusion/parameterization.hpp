@@ -11,6 +11,11 @@
 /// What the output F of a network says about the clean image, for every PredictionType by one formula.
 namespace perrin::trainer {
 
+/// x = alpha x_0 + sigma eps, a draw of q(x_t | x_0) when eps ~ N(0, 1). Source: Ho et al. 2020, eq. 4.
+/// @param x_0, eps  [N, C, H, W]   @param levels  [N]   @return [N, C, H, W], type of x_0
+/// @throws std::invalid_argument when the sizes differ
+at::Tensor q_sample(const at::Tensor& x_0, const at::Tensor& eps, std::span<const NoiseLevel> levels);
+
 /// The network as it is: F [N, C or 2 C, H, W] for its input [N, C, H, W] and condition [N], which is the timestep
 /// (int64), or c_noise (floating) for PredictionType::edm. Labels are its own affair.
 using Network = std::function<at::Tensor(const at::Tensor& input, const at::Tensor& condition)>;
@@ -46,5 +51,12 @@ Prediction read_output(PredictionType prediction, const at::Tensor& x, const at:
 
 /// One number for each image, as [N, 1, 1, 1] of the type and on the device of `like`.
 at::Tensor per_image(std::span<const double> values, const at::Tensor& like);
+
+/// The same, as a function of each image's level.
+at::Tensor per_level(std::span<const NoiseLevel> levels, const at::Tensor& like,
+                     const std::function<double(const NoiseLevel&)>& number);
+
+/// The timesteps of discrete levels. @return [N] int64 on the device of `like`
+at::Tensor timesteps_of(std::span<const NoiseLevel> levels, const at::Tensor& like);
 
 }  // namespace perrin::trainer

@@ -57,33 +57,6 @@ at::Tensor DiffusionProcess::gather(const at::Tensor& table, const at::Tensor& t
   return table.index_select(0, t).to(like.scalar_type()).view(shape);
 }
 
-at::Tensor DiffusionProcess::q_sample(const at::Tensor& x_0, const at::Tensor& t, const at::Tensor& eps) const {
-  check_same_shape(x_0, eps);
-  return gather(sqrt_alphas_cumprod_, t, x_0) * x_0 + gather(sqrt_one_minus_alphas_cumprod_, t, x_0) * eps;
-}
-
-at::Tensor DiffusionProcess::predict_x0_from_eps(const at::Tensor& x_t, const at::Tensor& t,
-                                                 const at::Tensor& eps) const {
-  check_same_shape(x_t, eps);
-  return (x_t - gather(sqrt_one_minus_alphas_cumprod_, t, x_t) * eps) / gather(sqrt_alphas_cumprod_, t, x_t);
-}
-
-at::Tensor DiffusionProcess::predict_eps_from_x0(const at::Tensor& x_t, const at::Tensor& t,
-                                                 const at::Tensor& x_0) const {
-  check_same_shape(x_t, x_0);
-  return (x_t - gather(sqrt_alphas_cumprod_, t, x_t) * x_0) / gather(sqrt_one_minus_alphas_cumprod_, t, x_t);
-}
-
-at::Tensor DiffusionProcess::velocity(const at::Tensor& x_0, const at::Tensor& t, const at::Tensor& eps) const {
-  check_same_shape(x_0, eps);
-  return gather(sqrt_alphas_cumprod_, t, x_0) * eps - gather(sqrt_one_minus_alphas_cumprod_, t, x_0) * x_0;
-}
-
-at::Tensor DiffusionProcess::predict_x0_from_v(const at::Tensor& x_t, const at::Tensor& t, const at::Tensor& v) const {
-  check_same_shape(x_t, v);
-  return gather(sqrt_alphas_cumprod_, t, x_t) * x_t - gather(sqrt_one_minus_alphas_cumprod_, t, x_t) * v;
-}
-
 Gaussian DiffusionProcess::q_mean_variance(const at::Tensor& x_0, const at::Tensor& t) const {
   return {gather(sqrt_alphas_cumprod_, t, x_0) * x_0, gather(sqrt_one_minus_alphas_cumprod_.square(), t, x_0)};
 }

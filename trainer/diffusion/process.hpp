@@ -12,33 +12,16 @@ struct Gaussian {
   at::Tensor variance;  ///< [N, 1, 1, 1]
 };
 
-/// The forward process q and its posterior, on tensors of any floating type: the tables are double and are cast where
-/// they are gathered. Every t is [N] int64 with values in [0, T), on the device given at construction; a value outside
-/// throws std::out_of_range on the CPU (on CUDA the gather itself fails, since looking would wait for the device).
-/// Sizes that differ throw std::invalid_argument.
+/// The distributions of the forward process q and the variance of the reverse process p, on tensors of any floating
+/// type: the tables are double and are cast where they are gathered. Every t is [N] int64 with values in [0, T), on the
+/// device given at construction; a value outside throws std::out_of_range on the CPU (on CUDA the gather itself fails,
+/// since looking would wait for the device). Sizes that differ throw std::invalid_argument.
 class DiffusionProcess {
  public:
   /// @param device  where the tables live; inputs must be on the same one
   explicit DiffusionProcess(NoiseSchedule schedule, at::Device device = at::kCPU);
 
   const NoiseSchedule& schedule() const { return schedule_; }
-
-  /// x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, a draw of q(x_t | x_0) when eps ~ N(0, 1). Source: Ho et al. 2020,
-  /// eq. 4.
-  /// @param x_0, eps  [N, C, H, W]   @return [N, C, H, W], type of x_0
-  at::Tensor q_sample(const at::Tensor& x_0, const at::Tensor& t, const at::Tensor& eps) const;
-
-  /// x_0 = (x_t - sqrt(1 - abar_t) eps) / sqrt(abar_t): q_sample solved for x_0.
-  at::Tensor predict_x0_from_eps(const at::Tensor& x_t, const at::Tensor& t, const at::Tensor& eps) const;
-
-  /// eps = (x_t - sqrt(abar_t) x_0) / sqrt(1 - abar_t): q_sample solved for eps.
-  at::Tensor predict_eps_from_x0(const at::Tensor& x_t, const at::Tensor& t, const at::Tensor& x_0) const;
-
-  /// v = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0. Source: Salimans & Ho 2022, appendix D.
-  at::Tensor velocity(const at::Tensor& x_0, const at::Tensor& t, const at::Tensor& eps) const;
-
-  /// x_0 = sqrt(abar_t) x_t - sqrt(1 - abar_t) v, which divides by nothing.
-  at::Tensor predict_x0_from_v(const at::Tensor& x_t, const at::Tensor& t, const at::Tensor& v) const;
 
   /// Mean and variance of q(x_t | x_0): sqrt(abar_t) x_0 and 1 - abar_t. Source: Ho et al. 2020, eq. 4.
   Gaussian q_mean_variance(const at::Tensor& x_0, const at::Tensor& t) const;

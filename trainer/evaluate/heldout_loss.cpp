@@ -47,7 +47,7 @@ HeldoutLoss evaluate_heldout(const UNet& model, const Config& config, const Diff
     const at::Tensor eps =
         keyed_normal(kEvaluationNoise, batch.positions, {shape.channels, shape.height, shape.width}).to(device);
     const at::Tensor x_0 = to_model_range(batch.images, shape, device);
-    const at::Tensor x = Objective::noised(x_0, eps, levels);
+    const at::Tensor x = q_sample(x_0, eps, levels);
     const Network network = network_of(model, labels_of(batch, config.model, device));
     const at::Tensor F = objective.network_output(network, x, levels);
     sums[0] += sum_of(objective.simple(F, x_0, eps, levels));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "trainer/model/architecture.hpp"
 #include "trainer/model/unet.hpp"
 #include "trainer/optimize/parameter_layout.hpp"
 #include "trainer/optimize/slice_plan.hpp"
@@ -9,7 +10,9 @@
 namespace perrin::trainer {
 
 Estimate estimate(const Config& config, const data::ImageShape& shape, int ranks) {
-  const ParameterLayout layout(unet_parameters(config.model, shape), at::MemoryFormat::Contiguous);
+  const ParameterLayout layout(
+      unet_parameters(with_output_channels(config.model, shape, config.diffusion.variance_type), shape),
+      at::MemoryFormat::Contiguous);
   const auto buffer = layout.size() * static_cast<std::int64_t>(sizeof(float));
   const auto emas = static_cast<std::int64_t>(config.ema.decays.size());
   Estimate estimate{.parameters = layout.numel(),

@@ -12,6 +12,7 @@
 #include "trainer/checkpoint/checkpoint_folder.hpp"
 #include "trainer/checkpoint/resume.hpp"
 #include "trainer/compute_stream.hpp"
+#include "trainer/model/architecture.hpp"
 #include "trainer/run_error.hpp"
 #include "trainer/run_folder.hpp"
 #include "trainer/same_on_all_ranks.hpp"
@@ -45,12 +46,15 @@ TrainOutcome train(const Config& config, const std::string& resolved_config, com
                                 .image_shape = train_set.shape(),
                                 .sample_order = std::string(data::SampleOrder::kAlgorithm),
                                 .ema_decays = config.ema.decays};
-  TrainingState state{.arena = ParameterArena(unet_parameters(config.model, train_set.shape()),
-                                              config.ema.decays.size(), config.run.seed, device),
-                      .progress = {},
-                      .losses = {},
-                      .loss_history = LossHistory(
-                          config.objective.timesteps == TimestepSampling::importance ? config.diffusion.timesteps : 0)};
+  TrainingState state{
+      .arena = ParameterArena(
+          unet_parameters(with_output_channels(config.model, train_set.shape(), config.diffusion.variance_type),
+                          train_set.shape()),
+          config.ema.decays.size(), config.run.seed, device),
+      .progress = {},
+      .losses = {},
+      .loss_history =
+          LossHistory(config.objective.timesteps == TimestepSampling::importance ? config.diffusion.timesteps : 0)};
   const auto resumed = resume_newest(paths.checkpoints(), origin, state, world.control());
 
   std::optional<MetricsLog> metrics;

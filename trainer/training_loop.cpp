@@ -16,6 +16,7 @@
 #include "trainer/images.hpp"
 #include "trainer/interchange/grid.hpp"
 #include "trainer/interchange/png.hpp"
+#include "trainer/model/architecture.hpp"
 #include "trainer/optimize/learning_rate.hpp"
 #include "trainer/random/keyed_noise.hpp"
 #include "trainer/run_error.hpp"
@@ -58,7 +59,8 @@ TrainingLoop::TrainingLoop(Surroundings surroundings, TrainingState& state, std:
       process_(NoiseSchedule(in_.config.diffusion), in_.device),
       objective_(in_.config, process_),
       level_sampler_(in_.config, process_.schedule()),
-      model_(in_.config.model, in_.train.shape(), state.arena.trainable(), state.arena.layout().memory_format()),
+      network_(with_output_channels(in_.config.model, in_.train.shape(), in_.config.diffusion.variance_type)),
+      model_(network_, in_.train.shape(), state.arena.trainable(), state.arena.layout().memory_format()),
       plan_(in_.config.train.batch_size, in_.world.size(), in_.config.train.micro_batch),
       slices_(plan_.slices_of(in_.world.rank())),
       reducer_(state.arena, in_.world.gradients(), in_.world.control(),
@@ -267,7 +269,7 @@ void TrainingLoop::checkpoint() {
 }
 
 UNet TrainingLoop::predictor() const {
-  return UNet(in_.config.model, in_.train.shape(), state_.arena.frozen(state_.arena.emas().front()),
+  return UNet(network_, in_.train.shape(), state_.arena.frozen(state_.arena.emas().front()),
               state_.arena.layout().memory_format());
 }
 

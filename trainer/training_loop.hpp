@@ -83,6 +83,7 @@ class TrainingLoop {
   DiffusionProcess process_;
   Objective objective_;
   LevelSampler level_sampler_;
+  ModelConfig network_;  // with its output channels
   UNet model_;
   SlicePlan plan_;
   std::vector<Slice> slices_;  // of this rank, in each global batch

@@ -4,6 +4,7 @@
 
 #include "trainer/checkpoint/checkpoint_error.hpp"
 #include "trainer/memory_format.hpp"
+#include "trainer/model/architecture.hpp"
 #include "trainer/same_on_all_ranks.hpp"
 
 namespace perrin::launch {
@@ -53,7 +54,9 @@ Predictor load_predictor(const StoredRun& run, trainer::WeightsChoice weights, c
     // Convolutions as the arena keeps them, so that a picture drawn while training and one drawn later are the same.
     return found->second.to(device).contiguous(found->second.dim() == 4 ? format : at::MemoryFormat::Contiguous);
   };
-  trainer::UNet model(run.config.model, run.manifest.origin.image_shape, lookup, format);
+  const data::ImageShape& shape = run.manifest.origin.image_shape;
+  trainer::UNet model(trainer::with_output_channels(run.config.model, shape, run.config.diffusion.variance_type), shape,
+                      lookup, format);
   return {std::move(stored), trainer::DiffusionProcess(trainer::NoiseSchedule(run.config.diffusion), device),
           std::move(model)};
 }

@@ -13,6 +13,12 @@
 namespace perrin::trainer {
 namespace {
 
+std::vector<NoiseLevel> levels_at(const DiffusionProcess& process, const at::Tensor& t) {
+  std::vector<NoiseLevel> levels;
+  for (std::int64_t i = 0; i < t.size(0); ++i) levels.push_back(process.schedule().level(t[i].item<std::int64_t>()));
+  return levels;
+}
+
 constexpr std::int64_t kTimesteps = 1000;  // of the linear schedule that the published numbers are for
 constexpr VarianceType kSmall = VarianceType::fixed_small, kLarge = VarianceType::fixed_large,
                        kLearned = VarianceType::learned_range;
@@ -39,8 +45,9 @@ at::Tensor normals(std::uint64_t seed, at::IntArrayRef shape) {
 BoundTerms terms_of_x0(const DiffusionProcess& process, VarianceType variance, const at::Tensor& x0_hat,
                        const at::Tensor& x_0, const at::Tensor& x_t, const at::Tensor& eps, const at::Tensor& t,
                        NormalCdf cdf = NormalCdf::tanh, const at::Tensor& fraction = {}) {
-  return bound_terms(process, variance, {x0_hat, process.predict_eps_from_x0(x_t, t, x0_hat), fraction}, x_0, x_t, eps,
-                     t, cdf);
+  return bound_terms(process, variance,
+                     {x0_hat, read_output(PredictionType::x0, x_t, x0_hat, levels_at(process, t), 0.5).eps, fraction},
+                     x_0, x_t, eps, t, cdf);
 }
 
 TEST(NormalKl, IsTheIntegralOfItsDefinition) {
@@ -118,7 +125,8 @@ TEST(DiscretizedGaussian, IsNeverBelowTheLogOfTheLeastProbability) {
 BoundTerms point_mass_terms(double c, VarianceType variance, NormalCdf cdf = NormalCdf::tanh) {
   const at::Tensor x_0 = at::full({kTimesteps, 1, 1, 1}, c, at::kDouble), t = at::arange(kTimesteps);
   const at::Tensor eps = normals(1, {kTimesteps, 1, 1, 1});
-  return terms_of_x0(linear_process(), variance, x_0, x_0, linear_process().q_sample(x_0, t, eps), eps, t, cdf);
+  return terms_of_x0(linear_process(), variance, x_0, x_0, q_sample(x_0, eps, levels_at(linear_process(), t)), eps, t,
+                     cdf);
 }
 
 TEST(PointMass, SmallVarianceCostsNothingAndLargeVarianceItsKnownPrice) {
@@ -163,14 +171,15 @@ struct GaussianData {
     t = at::arange(kTimesteps).repeat_interleave(4);
     x_0 = pixels(mu + s * signs);
     eps = pixels(others);
-    x_t = linear_process().q_sample(x_0, t, eps);
+    x_t = q_sample(x_0, eps, levels_at(linear_process(), t));
     abar = pixels(doubles(linear_process().schedule().alphas_cumprod()).index_select(0, t));
     v = abar * s * s + 1 - abar;
     eps_hat = (1 - abar).sqrt() * (x_t - abar.sqrt() * mu) / v;
   }
 
   BoundTerms terms(VarianceType variance, const at::Tensor& fraction = {}) const {
-    const at::Tensor x0_hat = linear_process().predict_x0_from_eps(x_t, t, eps_hat);
+    const at::Tensor x0_hat =
+        read_output(PredictionType::epsilon, x_t, eps_hat, levels_at(linear_process(), t), 0.5).x0;
     const BoundTerms each = bound_terms(linear_process(), variance, {x0_hat, eps_hat, fraction}, x_0, x_t, eps, t);
     const auto average = [](const at::Tensor& values) { return values.view({kTimesteps, 4}).mean(1); };
     return {average(each.vb), average(each.x0_mse), average(each.eps_mse)};
@@ -237,7 +246,8 @@ std::pair<double, double> mean_terms_of_levels(std::int64_t step, std::int64_t d
   const at::Tensor lattice = at::arange(kLevels * draws, at::kDouble) / std::numbers::phi + 0.5 +
                              static_cast<double>(step) * std::numbers::sqrt2;
   const at::Tensor eps = pixels(at::special_ndtri(lattice.frac()));
-  const at::Tensor t = at::full({x_0.size(0)}, step, at::kLong), x_t = linear_process().q_sample(x_0, t, eps);
+  const at::Tensor t = at::full({x_0.size(0)}, step, at::kLong),
+                   x_t = q_sample(x_0, eps, levels_at(linear_process(), t));
   const NoiseLevel level = linear_process().schedule().level(step);
   const at::Tensor distance = (x_t.view({-1, 1}) - level.alpha * levels) / level.sigma;
   const at::Tensor x0_hat = pixels((distance.square() * -0.5).softmax(1).matmul(levels));
@@ -277,7 +287,7 @@ struct RandomPrediction {
       : t((at::arange(images) * process.schedule().timesteps()).floor_divide(images)),
         x_0((normals(2, {images, 3, 4, 4}) * 60 + 127).round().clamp(0, 255) / 127.5 - 1),
         eps(normals(3, {images, 3, 4, 4})),
-        x_t(process.q_sample(x_0, t, eps)),
+        x_t(q_sample(x_0, eps, levels_at(process, t))),
         x0_hat(x_0 + 0.02 * normals(4, {images, 3, 4, 4})),
         fraction(normals(5, {images, 3, 4, 4}).sigmoid()) {}
   at::Tensor t, x_0, eps, x_t, x0_hat, fraction;
@@ -363,7 +373,8 @@ TEST(BoundTermsOfAnyPrediction, KeepFiniteGradientsInFloatWhereAnEarlyPrediction
   const DiffusionProcess process{
       NoiseSchedule(DiffusionConfig{.timesteps = 4000, .beta_schedule = BetaSchedule::cosine})};
   const at::Tensor t = at::tensor({0L, 1L, 2000L, 3999L});
-  const at::Tensor x_0 = at::zeros({4, 1, 2, 2}), eps = at::ones({4, 1, 2, 2}), x_t = process.q_sample(x_0, t, eps);
+  const at::Tensor x_0 = at::zeros({4, 1, 2, 2}), eps = at::ones({4, 1, 2, 2}),
+                   x_t = q_sample(x_0, eps, levels_at(process, t));
   at::Tensor x0_hat = at::full({4, 1, 2, 2}, 1e12f).set_requires_grad(true);
   const at::Tensor vb = terms_of_x0(process, kSmall, x0_hat, x_0, x_t, eps, t).vb;
   vb.sum().backward();

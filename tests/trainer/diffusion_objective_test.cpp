@@ -17,7 +17,11 @@ namespace perrin::trainer {
 namespace {
 
 at::Tensor wave(at::IntArrayRef shape, double phase) {
-  return at::arange(at::prod(at::tensor(shape)).item<std::int64_t>(), at::kDouble).add_(phase).mul_(0.7).sin_().view(shape);
+  return at::arange(at::prod(at::tensor(shape)).item<std::int64_t>(), at::kDouble)
+      .add_(phase)
+      .mul_(0.7)
+      .sin_()
+      .view(shape);
 }
 
 // A small U-Net in double precision whose output layers are alive.
@@ -30,7 +34,8 @@ struct SmallNetwork {
       initialize(spec, weight, 5);
       weights[spec.name] = weight.requires_grad_();
     }
-    unet.emplace(model, shape, [&](const std::string& name) { return weights.at(name); }, at::MemoryFormat::Contiguous);
+    unet.emplace(
+        model, shape, [&](const std::string& name) { return weights.at(name); }, at::MemoryFormat::Contiguous);
   }
   Network network() const {
     return [this](const at::Tensor& x, const at::Tensor& condition) { return (*unet)(x, condition); };
@@ -45,7 +50,8 @@ constexpr data::ImageShape kImage{1, 4, 4};
 
 Config small_config() {
   Config config;
-  config.model = {.block_out_channels = {4, 8}, .layers_per_block = 1, .attention_resolutions = {2}, .norm_num_groups = 2};
+  config.model = {
+      .block_out_channels = {4, 8}, .layers_per_block = 1, .attention_resolutions = {2}, .norm_num_groups = 2};
   config.diffusion.timesteps = 50;
   return config;
 }
@@ -104,18 +110,17 @@ TEST_P(EveryObjective, HasTheGradientOfItsFiniteDifferences) {
 
 INSTANTIATE_TEST_SUITE_P(
     Objectives, EveryObjective,
-    testing::Values(
-        Case{"epsilon", PredictionType::epsilon, VarianceType::fixed_large, LossType::simple, 0},
-        Case{"x0", PredictionType::x0, VarianceType::fixed_large, LossType::simple, 0},
-        Case{"v", PredictionType::v, VarianceType::fixed_large, LossType::simple, 0},
-        Case{"edm", PredictionType::edm, VarianceType::fixed_large, LossType::simple, 0},
-        Case{"epsilon_min_snr", PredictionType::epsilon, VarianceType::fixed_large, LossType::simple, 5},
-        Case{"x0_min_snr", PredictionType::x0, VarianceType::fixed_large, LossType::simple, 5},
-        Case{"v_min_snr", PredictionType::v, VarianceType::fixed_large, LossType::simple, 5},
-        Case{"epsilon_vlb_small", PredictionType::epsilon, VarianceType::fixed_small, LossType::vlb, 0},
-        Case{"epsilon_vlb_learned", PredictionType::epsilon, VarianceType::learned_range, LossType::vlb, 0},
-        Case{"x0_vlb_learned", PredictionType::x0, VarianceType::learned_range, LossType::vlb, 0},
-        Case{"v_vlb_large", PredictionType::v, VarianceType::fixed_large, LossType::vlb, 0}),
+    testing::Values(Case{"epsilon", PredictionType::epsilon, VarianceType::fixed_large, LossType::simple, 0},
+                    Case{"x0", PredictionType::x0, VarianceType::fixed_large, LossType::simple, 0},
+                    Case{"v", PredictionType::v, VarianceType::fixed_large, LossType::simple, 0},
+                    Case{"edm", PredictionType::edm, VarianceType::fixed_large, LossType::simple, 0},
+                    Case{"epsilon_min_snr", PredictionType::epsilon, VarianceType::fixed_large, LossType::simple, 5},
+                    Case{"x0_min_snr", PredictionType::x0, VarianceType::fixed_large, LossType::simple, 5},
+                    Case{"v_min_snr", PredictionType::v, VarianceType::fixed_large, LossType::simple, 5},
+                    Case{"epsilon_vlb_small", PredictionType::epsilon, VarianceType::fixed_small, LossType::vlb, 0},
+                    Case{"epsilon_vlb_learned", PredictionType::epsilon, VarianceType::learned_range, LossType::vlb, 0},
+                    Case{"x0_vlb_learned", PredictionType::x0, VarianceType::learned_range, LossType::vlb, 0},
+                    Case{"v_vlb_large", PredictionType::v, VarianceType::fixed_large, LossType::vlb, 0}),
     [](const auto& info) { return info.param.name; });
 
 // The hybrid is below: its bound does not reach the mean, so that its gradient is no derivative by all weights.
@@ -155,7 +160,8 @@ TEST_F(HybridObjective, HasTheGradientOfItsFiniteDifferencesInEachOfItsParts) {
 }
 
 TEST_F(HybridObjective, MovesTheMeanAsLSimpleAndTheVarianceAsTheBound) {
-  const at::Tensor hybrid = gradient(LossType::hybrid), simple = gradient(LossType::simple), vlb = gradient(LossType::vlb);
+  const at::Tensor hybrid = gradient(LossType::hybrid), simple = gradient(LossType::simple),
+                   vlb = gradient(LossType::vlb);
   EXPECT_TRUE(hybrid.narrow(1, 0, 1).allclose(simple.narrow(1, 0, 1), 0, 1e-14));
   EXPECT_TRUE(hybrid.narrow(1, 1, 1).allclose(0.3 * vlb.narrow(1, 1, 1), 1e-12, 1e-14));
   EXPECT_GT(vlb.narrow(1, 0, 1).abs().max().item<double>(), 0);  // what was kept from the mean
@@ -172,8 +178,9 @@ TEST(Objective, MinSnrWeighsTheErrorOfTheImageTheSameForEveryPrediction) {
     const DiffusionProcess process(schedule);
     const at::Tensor x_0 = wave({3, 1, 4, 4}, 1), eps = wave({3, 1, 4, 4}, 9), F = wave({3, 1, 4, 4}, 4);
     const std::vector<NoiseLevel> levels{schedule.level(2), schedule.level(20), schedule.level(49)};
-    const at::Tensor loss =
-        Objective(config, process).terms([&](const at::Tensor&, const at::Tensor&) { return F; }, x_0, eps, levels).loss;
+    const at::Tensor loss = Objective(config, process)
+                                .terms([&](const at::Tensor&, const at::Tensor&) { return F; }, x_0, eps, levels)
+                                .loss;
     const at::Tensor x0_hat = read_output(prediction, q_sample(x_0, eps, levels), F, levels, 0.5).x0;
     for (std::int64_t i = 0; i < 3; ++i) {
       const double weight = std::min(schedule.snr(levels[static_cast<std::size_t>(i)].t), 5.0);
@@ -183,7 +190,8 @@ TEST(Objective, MinSnrWeighsTheErrorOfTheImageTheSameForEveryPrediction) {
 }
 
 TEST(Objective, EdmsWeightMakesEveryLevelCountAsOne) {
-  // Karras et al. 2022, table 1: lambda(sigma) |D - x_0|^2 with lambda = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2.
+  // Karras et al. 2022, table 1: lambda(sigma) |D - x_0|^2 with lambda = (sigma^2 + sigma_data^2) / (sigma
+  // sigma_data)^2.
   Config config = small_config();
   config.diffusion.prediction = PredictionType::edm;
   const DiffusionProcess process{NoiseSchedule(config.diffusion)};
@@ -208,7 +216,8 @@ TEST(Objective, TheMeanOfTheBoundOverAllTimestepsIsItsSum) {
   std::vector<NoiseLevel> levels;
   for (std::int64_t t = 0; t < 50; ++t) levels.push_back(schedule.level(t));
   const Objective objective(config, process);
-  const ObjectiveTerms terms = objective.terms([&](const at::Tensor&, const at::Tensor&) { return F; }, x_0, eps, levels);
+  const ObjectiveTerms terms =
+      objective.terms([&](const at::Tensor&, const at::Tensor&) { return F; }, x_0, eps, levels);
   EXPECT_TRUE(terms.loss.equal(terms.bound));
   EXPECT_TRUE(terms.simple.allclose((F - eps).square().mean({1, 2, 3}), 0, 1e-14));
   EXPECT_NEAR(terms.loss.mean().item<double>(), (terms.bound / 50).sum().item<double>(), 1e-12);

@@ -17,7 +17,11 @@ constexpr PredictionType kEvery[] = {PredictionType::epsilon, PredictionType::x0
                                      PredictionType::edm};
 
 at::Tensor wave(at::IntArrayRef shape, double phase) {
-  return at::arange(at::prod(at::tensor(shape)).item<std::int64_t>(), at::kDouble).add_(phase).mul_(0.7).sin_().view(shape);
+  return at::arange(at::prod(at::tensor(shape)).item<std::int64_t>(), at::kDouble)
+      .add_(phase)
+      .mul_(0.7)
+      .sin_()
+      .view(shape);
 }
 
 class Parameterizations : public testing::Test {
@@ -134,7 +138,8 @@ TEST_F(Parameterizations, AnEdmNetworkIsAskedAtAnyLevel) {
 TEST_F(Parameterizations, GuidanceIsThatOfTheOutputs) {
   const at::Tensor with = wave({3, 2, 4, 4}, 1), without = wave({3, 2, 4, 4}, 2);
   const auto denoiser_of = [&](PredictionType prediction, const at::Tensor& output) {
-    return make_denoiser([=](const at::Tensor&, const at::Tensor&) { return output; }, prediction, kSigmaData, schedule);
+    return make_denoiser([=](const at::Tensor&, const at::Tensor&) { return output; }, prediction, kSigmaData,
+                         schedule);
   };
   const NoiseLevel level = schedule->level(600);
   const double sigma = level.sigma / level.alpha;

@@ -117,7 +117,8 @@ TEST_F(DiffusionProcessTest, ALearnedVarianceLiesBetweenBetaTildeAndBeta) {
   };
   const auto fixed = [&](VarianceType type) { return process.reverse_log_variance(type, t, x_0); };
   EXPECT_TRUE(at_fraction(0).allclose(fixed(VarianceType::fixed_small).expand_as(x_0), 0, 1e-13));
-  EXPECT_TRUE(at_fraction(1).slice(0, 1).allclose(fixed(VarianceType::fixed_large).expand_as(x_0).slice(0, 1), 0, 1e-13));
+  EXPECT_TRUE(
+      at_fraction(1).slice(0, 1).allclose(fixed(VarianceType::fixed_large).expand_as(x_0).slice(0, 1), 0, 1e-13));
   EXPECT_TRUE(at_fraction(0.25).allclose(0.75 * at_fraction(0) + 0.25 * at_fraction(1), 0, 1e-13));
   EXPECT_THROW(process.reverse_log_variance(VarianceType::learned_range, t, x_0), std::invalid_argument);
 }

@@ -124,7 +124,8 @@ TEST_F(SamplersOnGaussianData, DpmSolverHasTheKnownStandardDeviations) {
     EXPECT_NEAR(statistics(config).second, deviation, 5e-6) << steps;
   }
   // Ending a grid that is uniform in t at index 0 is poor.
-  EXPECT_NEAR(statistics({.sampler = Sampler::dpm_solver, .steps = 20, .spacing = Spacing::linspace}).second, 0.62, 5e-3);
+  EXPECT_NEAR(statistics({.sampler = Sampler::dpm_solver, .steps = 20, .spacing = Spacing::linspace}).second, 0.62,
+              5e-3);
 }
 
 TEST_F(SamplersOnGaussianData, HeunHasTheKnownStandardDeviations) {

@@ -98,5 +98,38 @@ TEST_F(ExportTest, MissingOrForeignParametersAreRefused) {
   EXPECT_THROW(export_to(folder.path() / "out"), std::invalid_argument);
 }
 
+TEST_F(ExportTest, WhatDiffusersCannotExpressIsRefusedWithTheRemedy) {
+  const auto refused = [this](const ModelConfig& config, const DiffusionConfig& diffusion) -> std::string {
+    try {
+      export_diffusers(folder.path() / "out", config, diffusion, shape, weights);
+    } catch (const data::DataError& error) {
+      return error.what();
+    }
+    return "exported";
+  };
+  ModelConfig scaled = model;
+  scaled.residual_scale = 0.5;
+  EXPECT_THAT(refused(scaled, {}), testing::HasSubstr("model.residual_scale is 0.5"));
+  ModelConfig unequal = model;
+  unequal.attention_resolutions = {8, 4};
+  unequal.attention_heads = 4;
+  EXPECT_THAT(refused(unequal, {}), testing::HasSubstr("2 at level 0 and 4 in the middle; train with "
+                                                       "model.attention_head_dim"));
+  EXPECT_THAT(refused(model, {.prediction = PredictionType::edm}), testing::HasSubstr("epsilon, x0 or v"));
+  EXPECT_THAT(left_behind(), testing::IsEmpty());
+  ModelConfig equal = model;
+  equal.attention_heads = 4;  // in the one width that has attention
+  EXPECT_EQ(refused(equal, {}), "exported");
+}
+
+TEST_F(ExportTest, OutputChannelsMustBeThoseOfTheVariance) {
+  const DiffusionConfig learned{.variance_type = VarianceType::learned_range};
+  EXPECT_THROW(export_diffusers(folder.path() / "out", model, learned, shape, weights), std::invalid_argument);
+  weights["conv_out.weight"] = at::zeros({2, 8, 3, 3});
+  weights["conv_out.bias"] = at::zeros({2});
+  export_diffusers(folder.path() / "out", model, learned, shape, weights);
+  EXPECT_THAT(left_behind(), testing::ElementsAre("out"));
+}
+
 }  // namespace
 }  // namespace perrin::trainer

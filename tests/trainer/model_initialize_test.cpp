@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
 #include <set>
 #include <stdexcept>
 
@@ -57,6 +58,45 @@ TEST(Initialize, FollowsThePapersCodeForEveryKindOfParameter) {
     } else {
       EXPECT_EQ(spec.initializer.kind, Initializer::Kind::xavier_uniform) << spec.name;
       EXPECT_EQ(spec.initializer.scale, output ? 1e-10 : 1.0) << spec.name;
+    }
+  }
+}
+
+TEST(Initialize, UniformFillsItsLimitsAndNormalItsMoments) {
+  const double n = 64 * 32 * 9;
+  const at::Tensor uniform =
+      initialized({"conv", {64, 32, 3, 3}, {Initializer::Kind::uniform, 0.25}}, 3).to(at::kDouble);
+  EXPECT_LE(uniform.abs().max().item<double>(), 0.25);
+  EXPECT_GE(uniform.abs().max().item<double>(), 0.25 * 0.999);
+  EXPECT_NEAR(uniform.var().item<double>() / (0.25 * 0.25 / 3), 1, 5 * std::sqrt(0.8 / n));
+  const at::Tensor normal = initialized({"embedding", {64, 288}, {Initializer::Kind::normal, 2.0}}, 3).to(at::kDouble);
+  EXPECT_NEAR(normal.mean().item<double>(), 0, 5 * 2 / std::sqrt(n));
+  EXPECT_NEAR(normal.var().item<double>() / 4, 1, 5 * std::sqrt(2 / n));
+  EXPECT_NEAR((normal / 2).pow(4).mean().item<double>(), 3, 5 * std::sqrt(96 / n));  // of a normal, not of a uniform
+}
+
+TEST(Initialize, AdmsNetworkStartsAsPyTorchsLayersWithOutputsOfZero) {
+  const ModelConfig adm{
+      .scale_shift_norm = true, .resample = Resample::resnet, .num_classes = 10, .initialization = Initialization::adm};
+  std::map<std::string, double> limits;  // of the layer, by its weight
+  for (const ParameterSpec& spec : unet_parameters(adm, {3, 32, 32})) {
+    const std::string layer = spec.name.substr(0, spec.name.rfind('.'));
+    const bool output = layer.ends_with("conv2") || layer.ends_with("to_out.0") || layer == "conv_out";
+    const bool norm = layer.find("norm") != std::string::npos;
+    const bool bias = spec.name.ends_with(".bias");
+    if (layer == "class_embedding") {
+      EXPECT_EQ(spec.initializer.kind, Initializer::Kind::normal);
+      EXPECT_EQ(spec.initializer.scale, 1.0);
+    } else if (norm && !bias) {
+      EXPECT_EQ(spec.initializer.kind, Initializer::Kind::ones) << spec.name;
+    } else if (norm || output) {
+      EXPECT_EQ(spec.initializer.kind, Initializer::Kind::zeros) << spec.name;
+    } else {
+      if (!bias) {
+        limits[layer] = 1 / std::sqrt(static_cast<double>(spec.numel()) / static_cast<double>(spec.shape[0]));
+      }
+      EXPECT_EQ(spec.initializer.kind, Initializer::Kind::uniform) << spec.name;
+      EXPECT_DOUBLE_EQ(spec.initializer.scale, limits.at(layer)) << spec.name;
     }
   }
 }

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <numeric>
 #include <sstream>
@@ -26,6 +27,38 @@ ModelConfig small_model() {
 }
 
 using Weights = std::map<std::string, at::Tensor>;
+
+// Everything that a configuration can switch on, where it differs from small_model().
+ModelConfig small_adm() {
+  ModelConfig model = small_model();
+  model.attention_resolutions = {4, 8};
+  model.attention_heads = 2;
+  model.scale_shift_norm = true;
+  model.resample = Resample::resnet;
+  model.flip_sin_to_cos = true;
+  model.freq_shift = 0;
+  model.residual_scale = 0.8;
+  model.num_classes = 3;
+  model.out_channels = 2;
+  return model;
+}
+
+std::string network_name(const testing::TestParamInfo<ModelConfig>& model) { return model.index == 0 ? "Ddpm" : "Adm"; }
+
+std::int64_t elements_of(const ModelConfig& model, const data::ImageShape& shape) {
+  const auto parameters = unet_parameters(model, shape);
+  return std::accumulate(parameters.begin(), parameters.end(), std::int64_t{0},
+                         [](std::int64_t sum, const ParameterSpec& spec) { return sum + spec.numel(); });
+}
+
+std::string refusal(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const std::invalid_argument& error) {
+    return error.what();
+  }
+  return "accepted";
+}
 
 // Initial weights, with the almost-zero output layers scaled up so that every path carries something.
 Weights weights_for(const ModelConfig& model, const data::ImageShape& shape, at::ScalarType type = at::kFloat) {
@@ -74,12 +107,45 @@ TEST(UnetParameters, AreThoseOfThePublishedCifar10Network) {
   EXPECT_EQ(elements, 35'746'307);
 }
 
-TEST(UnetParameters, OfTheDdpm256NetworkCountAsPublished) {
-  const ModelConfig ddpm256{.block_out_channels = {128, 128, 256, 256, 512, 512}, .attention_resolutions = {16}};
-  const auto parameters = unet_parameters(ddpm256, {3, 256, 256});
-  EXPECT_EQ(std::accumulate(parameters.begin(), parameters.end(), std::int64_t{0},
-                            [](std::int64_t sum, const ParameterSpec& spec) { return sum + spec.numel(); }),
-            113'673'219);
+TEST(UnetParameters, OfPublishedNetworksCountAsPublished) {
+  EXPECT_EQ(elements_of({.out_channels = 6}, kCifar), 35'749'766);
+  EXPECT_EQ(elements_of({.num_classes = 10}, kCifar), 35'751'427);
+  EXPECT_EQ(elements_of({.block_out_channels = {128, 128, 256, 256, 512, 512}}, {3, 256, 256}), 113'673'219);
+
+  // Nichol & Dhariwal 2021, CIFAR-10 with learned variances: "52.5M".
+  const ModelConfig improved_cifar{.layers_per_block = 3,
+                                   .attention_resolutions = {16, 8},
+                                   .attention_heads = 4,
+                                   .scale_shift_norm = true,
+                                   .downsample_padding = 1,
+                                   .out_channels = 6};
+  EXPECT_EQ(elements_of(improved_cifar, kCifar), 52'546'438);
+
+  // Dhariwal & Nichol 2021, class-conditional ImageNet 64x64; the published count is that of learned variances.
+  ModelConfig adm64{.block_out_channels = {192, 384, 576, 768},
+                    .layers_per_block = 3,
+                    .attention_resolutions = {32, 16, 8},
+                    .attention_head_dim = 64,
+                    .scale_shift_norm = true,
+                    .resample = Resample::resnet,
+                    .num_classes = 1000,
+                    .out_channels = 6};
+  EXPECT_EQ(elements_of(adm64, {3, 64, 64}), 295'904'454);
+  adm64.out_channels = 0;
+  EXPECT_EQ(elements_of(adm64, {3, 64, 64}), 295'899'267);
+}
+
+TEST(OutputChannels, FollowTheVarianceTypeUnlessTheyAreGiven) {
+  const auto resolved = [](std::int64_t out_channels, VarianceType variance) {
+    return with_output_channels({.out_channels = out_channels}, kCifar, variance).out_channels;
+  };
+  EXPECT_EQ(resolved(0, VarianceType::fixed_small), 3);
+  EXPECT_EQ(resolved(3, VarianceType::fixed_large), 3);
+  EXPECT_EQ(resolved(0, VarianceType::learned_range), 6);
+  EXPECT_EQ(resolved(6, VarianceType::learned_range), 6);
+  EXPECT_EQ(refusal([&] { resolved(3, VarianceType::learned_range); }),
+            "model: learned_range needs 6 output channels for images of 3, model.out_channels is 3; set it to 0 or 6");
+  EXPECT_THAT(refusal([&] { resolved(6, VarianceType::fixed_large); }), testing::HasSubstr("set it to 0 or 3"));
 }
 
 TEST(UnetParameters, KeepQueryKeyAndValueOfAnAttentionAdjacent) {
@@ -103,24 +169,30 @@ TEST(UnetParameters, KeepQueryKeyAndValueOfAnAttentionAdjacent) {
 }
 
 TEST(UnetParameters, RefuseWhatCannotBeBuiltAndNameTheKey) {
-  const auto refusal = [](const ModelConfig& model, const data::ImageShape& shape) -> std::string {
-    try {
-      unet_parameters(model, shape);
-    } catch (const std::invalid_argument& error) {
-      return error.what();
-    }
-    return "accepted";
+  const auto refused = [](const ModelConfig& model, const data::ImageShape& shape = kCifar) {
+    return refusal([&] { unet_parameters(model, shape); });
   };
-  EXPECT_THAT(refusal({.norm_num_groups = 24}, kCifar), testing::HasSubstr("norm_num_groups"));
-  EXPECT_THAT(refusal({.attention_head_dim = 48}, kCifar), testing::HasSubstr("attention_head_dim"));
-  EXPECT_THAT(refusal({}, {1, 28, 28}), testing::HasSubstr("multiple of 8"));
-  EXPECT_THAT(refusal({.dropout = 1.0}, kCifar), testing::HasSubstr("dropout"));
-  EXPECT_THAT(refusal({.block_out_channels = {}}, kCifar), testing::HasSubstr("block_out_channels"));
-  EXPECT_THAT(refusal({.block_out_channels = {3, 6}, .norm_num_groups = 3}, kCifar), testing::HasSubstr("even"));
+  EXPECT_THAT(refused({.norm_num_groups = 24}), testing::HasSubstr("norm_num_groups"));
+  EXPECT_THAT(refused({.attention_head_dim = 48}), testing::HasSubstr("attention_head_dim"));
+  EXPECT_THAT(refused({.attention_heads = 3}), testing::HasSubstr("attention_heads"));
+  EXPECT_THAT(refused({.attention_head_dim = 64, .attention_heads = 4}), testing::HasSubstr("set one of them to 0"));
+  EXPECT_THAT(refused({}, {1, 28, 28}), testing::HasSubstr("multiple of 8"));
+  EXPECT_THAT(refused({.dropout = 1.0}), testing::HasSubstr("dropout"));
+  EXPECT_THAT(refused({.block_out_channels = {}}), testing::HasSubstr("block_out_channels"));
+  EXPECT_THAT(refused({.block_out_channels = {3, 6}, .norm_num_groups = 3}), testing::HasSubstr("even"));
+  EXPECT_THAT(refused({.freq_shift = 2}), testing::HasSubstr("freq_shift"));
+  EXPECT_THAT(refused({.downsample_padding = 2}), testing::HasSubstr("downsample_padding"));
+  EXPECT_THAT(refused({.residual_scale = 0}), testing::HasSubstr("residual_scale"));
+  EXPECT_THAT(refused({.label_dropout = 0.1}), testing::HasSubstr("set num_classes"));
+  EXPECT_THAT(refused({.num_classes = 10, .label_dropout = 1}), testing::HasSubstr("label_dropout"));
+  // A level without attention need not be divided into heads.
+  EXPECT_EQ(refused({.attention_head_dim = 256}), "accepted");
 }
 
-TEST(Unet, GivesTheSameInBothMemoryFormatsAndForAnyStridesOfTheWeights) {
-  const ModelConfig model = small_model();
+class UnetMemory : public testing::TestWithParam<ModelConfig> {};
+
+TEST_P(UnetMemory, FormatAndStridesOfTheWeightsDoNotChangeTheOutput) {
+  const ModelConfig& model = GetParam();
   const Weights weights = weights_for(model, kSmallImage, at::kDouble);
   Weights channels_last = weights;
   for (auto& [name, weight] : channels_last) {
@@ -128,21 +200,25 @@ TEST(Unet, GivesTheSameInBothMemoryFormatsAndForAnyStridesOfTheWeights) {
   }
   const at::Tensor x = images(2, kSmallImage).to(at::kDouble), t = at::tensor({3L, 900L});
   const at::Tensor expected = network(model, kSmallImage, weights, at::MemoryFormat::Contiguous)(x, t);
-  EXPECT_EQ(expected.sizes(), x.sizes());
   EXPECT_EQ(expected.scalar_type(), at::kDouble);
   EXPECT_TRUE(network(model, kSmallImage, weights)(x, t).allclose(expected, 1e-12, 1e-12));
   EXPECT_TRUE(network(model, kSmallImage, channels_last)(x, t).allclose(expected, 1e-12, 1e-12));
 }
 
-TEST(Unet, GradientsAgreeWithFiniteDifferences) {
-  const ModelConfig model = small_model();
+INSTANTIATE_TEST_SUITE_P(Networks, UnetMemory, testing::Values(small_model(), small_adm()), network_name);
+
+class UnetGradients : public testing::TestWithParam<ModelConfig> {};
+
+TEST_P(UnetGradients, AgreeWithFiniteDifferences) {
+  const ModelConfig& model = GetParam();
   Weights weights = weights_for(model, kSmallImage, at::kDouble);
   for (auto& [name, weight] : weights) {
     weight.requires_grad_();
   }
   const UNet unet = network(model, kSmallImage, weights);
-  const at::Tensor x = images(2, kSmallImage).to(at::kDouble), t = at::tensor({3L, 900L});
-  const auto loss = [&] { return unet(x, t).square().mean(); };
+  const at::Tensor x = images(3, kSmallImage).to(at::kDouble), t = at::tensor({3L, 900L, 40L});
+  const ForwardContext context{.labels = model.num_classes > 0 ? at::tensor({2L, -1L, 0L}) : at::Tensor()};
+  const auto loss = [&] { return unet(x, t, context).square().mean(); };
   torch::autograd::backward({loss()}, {});
 
   const at::NoGradGuard no_grad;
@@ -162,8 +238,64 @@ TEST(Unet, GradientsAgreeWithFiniteDifferences) {
   }
 }
 
+INSTANTIATE_TEST_SUITE_P(Networks, UnetGradients, testing::Values(small_model(), small_adm()), network_name);
+
+TEST(Unet, WithoutALabelIsTheNetworkWhoseClassVectorIsZero) {
+  const ModelConfig model = small_adm();
+  Weights weights = weights_for(model, kSmallImage, at::kDouble);
+  const at::Tensor x = images(2, kSmallImage).to(at::kDouble), t = at::tensor({3L, 900L});
+  const auto output = [&](const at::Tensor& labels) {
+    return network(model, kSmallImage, weights)(x, t, {.labels = labels});
+  };
+  const at::Tensor unlabelled = output({}), labelled = output(at::tensor({2L, 2L}));
+  EXPECT_EQ(unlabelled.sizes(), at::IntArrayRef({2, 2, 8, 8}));
+  EXPECT_FALSE(labelled.allclose(unlabelled, 1e-3, 1e-3));
+  EXPECT_TRUE(output(at::tensor({-1L, -1L})).equal(unlabelled));
+  EXPECT_TRUE(output(at::tensor({2L, -1L})).allclose(at::stack({labelled[0], unlabelled[1]}), 1e-12, 1e-12));
+  weights["class_embedding.weight"][2].zero_();
+  EXPECT_TRUE(output(at::tensor({2L, 2L})).equal(unlabelled));
+}
+
+TEST(Unet, RefusesLabelsThatItCannotUse) {
+  const ModelConfig conditional = small_adm(), unconditional = small_model();
+  const Weights weights = weights_for(conditional, kSmallImage), plain = weights_for(unconditional, kSmallImage);
+  const at::Tensor x = images(2, kSmallImage), t = at::tensor({3L, 900L});
+  const auto refused = [&](const at::Tensor& labels) {
+    return refusal([&] { network(conditional, kSmallImage, weights)(x, t, {.labels = labels}); });
+  };
+  EXPECT_EQ(refused(at::tensor({0L, 2L})), "accepted");
+  EXPECT_THAT(refused(at::tensor({0L, 3L})), testing::HasSubstr("[0, 3)"));
+  EXPECT_THAT(refused(at::tensor({-2L, 0L})), testing::HasSubstr("-1 for none"));
+  EXPECT_THAT(refused(at::tensor({0L})), testing::HasSubstr("batch of 2"));
+  EXPECT_THAT(refused(at::tensor({0.0, 1.0})), testing::HasSubstr("int64"));
+  EXPECT_THAT(refusal([&] {
+                network(unconditional, kSmallImage, plain)(x, t, {.labels = at::tensor({0L, 1L})});
+              }),
+              testing::HasSubstr("model.num_classes"));
+}
+
+TEST(Unet, TakesContinuousNoiseLevels) {
+  const ModelConfig model = small_model();
+  const Weights weights = weights_for(model, kSmallImage, at::kDouble);
+  const UNet unet = network(model, kSmallImage, weights);
+  const at::Tensor x = images(2, kSmallImage).to(at::kDouble);
+  const auto output = [&](double first, double second) { return unet(x, at::tensor({first, second}, at::kDouble)); };
+  EXPECT_TRUE(output(3, 900).equal(unet(x, at::tensor({3L, 900L}))));
+  EXPECT_FALSE(output(3.5, 900).allclose(output(3, 900), 1e-5, 1e-5));
+  EXPECT_THROW(unet(x, at::tensor({true, false})), std::invalid_argument);
+}
+
+TEST(Unet, KeepsTheMemoryFormatUnderScaleAndShift) {
+  const ModelConfig model = small_adm();
+  const Weights weights = weights_for(model, kSmallImage);
+  const at::Tensor x = images(2, kSmallImage), t = at::tensor({3L, 900L});
+  EXPECT_TRUE(network(model, kSmallImage, weights)(x, t).is_contiguous(at::MemoryFormat::ChannelsLast));
+  EXPECT_TRUE(network(model, kSmallImage, weights, at::MemoryFormat::Contiguous)(x, t).is_contiguous());
+}
+
 TEST(Unet, DropoutBelongsToPositionsNotToPlacesInTheBatch) {
   ModelConfig model = small_model();
+  model.resample = Resample::resnet;  // whose blocks drop out too
   model.dropout = 0.3;
   const Weights weights = weights_for(model, kSmallImage, at::kDouble);
   const UNet unet = network(model, kSmallImage, weights);

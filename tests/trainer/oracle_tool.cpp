@@ -1,17 +1,19 @@
 // perrin_oracle: runs perrin's mathematics on inputs that a Python test made, so that it can compare with public
 // implementations. Configurations are JSON in the metadata of IN.
-//   perrin_oracle unet IN OUT    IN: x_t, t, eps, weights.*; "model". OUT: epsilon, loss (mean of all elements),
-//   gradients.*
-//   perrin_oracle steps IN OUT   IN: x_t, output, output_6, z, previous_x0; "steps", a list of sampler steps with their
-//   configuration. OUT: x_prev.0, x_prev.1, ...
-//   perrin_oracle trajectory IN OUT   IN: x_T, z.0, z.1, ..., weights.*; "run" and "shape". OUT: x.0, x.1, ...
-//   perrin_oracle export IN DIR  IN: weights.*; "model", "diffusion" and "shape". DIR becomes a diffusers folder
+//   perrin_oracle unet IN OUT        IN: x_t, t, eps, weights.*, perhaps labels; "model". OUT: epsilon, loss (mean of
+//                                    all elements), gradients.*
+//   perrin_oracle parameters IN OUT  IN: "model" and "shape". OUT: JSON, the shape of each parameter by its name
+//   perrin_oracle steps IN OUT       IN: x_t, output, output_6, z, previous_x0; "steps", a list of sampler steps with
+//                                    their configuration. OUT: x_prev.0, x_prev.1, ...
+//   perrin_oracle trajectory IN OUT  IN: x_T, z.0, z.1, ..., weights.*; "run" and "shape". OUT: x.0, x.1, ...
+//   perrin_oracle export IN DIR      IN: weights.*; "model", "diffusion" and "shape". DIR becomes a diffusers folder
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <cstdio>
 #include <exception>
+#include <fstream>
 #include <functional>
 #include <map>
 #include <memory>
@@ -35,11 +37,23 @@ using Tensors = std::map<std::string, at::Tensor>;
 constexpr std::string_view kWeights = "weights.";
 
 DiffusionConfig diffusion_config(const json& from) {
+  const std::map<std::string, BetaSchedule> schedules{{"linear", BetaSchedule::linear},
+                                                      {"scaled_linear", BetaSchedule::quadratic},
+                                                      {"cosine", BetaSchedule::cosine},
+                                                      {"sigmoid", BetaSchedule::sigmoid},
+                                                      {"list", BetaSchedule::listed}};
+  const std::map<std::string, VarianceType> variances{{"fixed_small", VarianceType::fixed_small},
+                                                      {"fixed_large", VarianceType::fixed_large},
+                                                      {"learned_range", VarianceType::learned_range}};
+  const std::map<std::string, PredictionType> predictions{
+      {"epsilon", PredictionType::epsilon}, {"x0", PredictionType::x0}, {"v", PredictionType::v}};
   DiffusionConfig config;
   config.timesteps = from.at("timesteps");
-  config.beta_schedule = from.at("beta_schedule") == "cosine" ? BetaSchedule::cosine : BetaSchedule::linear;
-  config.variance_type =
-      from.at("variance_type") == "fixed_small" ? VarianceType::fixed_small : VarianceType::fixed_large;
+  config.beta_schedule = schedules.at(from.at("beta_schedule").get<std::string>());
+  config.variance_type = variances.at(from.at("variance_type").get<std::string>());
+  config.prediction = predictions.at(from.value("prediction", "epsilon"));
+  config.zero_terminal_snr = from.value("zero_terminal_snr", false);
+  config.betas = from.value("betas", std::vector<double>{});
   return config;
 }
 
@@ -70,8 +84,18 @@ struct Input {
     config.layers_per_block = from.at("layers_per_block");
     config.attention_resolutions = from.at("attention_resolutions").get<std::vector<std::int64_t>>();
     config.attention_head_dim = from.at("attention_head_dim");
+    config.attention_heads = from.at("attention_heads");
     config.norm_num_groups = from.at("norm_num_groups");
     config.norm_eps = from.at("norm_eps");
+    config.scale_shift_norm = from.at("scale_shift_norm");
+    config.resample = from.at("resample") == "resnet" ? Resample::resnet : Resample::conv;
+    config.flip_sin_to_cos = from.at("flip_sin_to_cos");
+    config.freq_shift = from.at("freq_shift");
+    config.downsample_padding = from.at("downsample_padding");
+    config.residual_scale = from.at("residual_scale");
+    config.num_classes = from.at("num_classes");
+    config.label_dropout = from.at("label_dropout");
+    config.out_channels = from.at("out_channels");
     return config;
   }
 
@@ -94,7 +118,9 @@ void run_unet(const Input& in, const std::string& output) {
   const UNet unet(
       in.model(), in.shape(), [&](const std::string& name) { return weights.at(name); }, activations);
 
-  const at::Tensor epsilon = unet(in.tensors.at("x_t"), in.tensors.at("t"));
+  const auto labels = in.tensors.find("labels");
+  const at::Tensor epsilon = unet(in.tensors.at("x_t"), in.tensors.at("t"),
+                                  {.labels = labels == in.tensors.end() ? at::Tensor() : labels->second});
   const at::Tensor loss = at::mse_loss(epsilon, in.tensors.at("eps"));
   torch::autograd::backward({loss}, {});
   Tensors results{{"epsilon", epsilon}, {"loss", loss}};
@@ -102,6 +128,14 @@ void run_unet(const Input& in, const std::string& output) {
     results["gradients." + name] = weight.grad();
   }
   write_safetensors(output, results);
+}
+
+void run_parameters(const Input& in, const std::string& output) {
+  json shapes;
+  for (const ParameterSpec& parameter : unet_parameters(in.model(), in.shape())) {
+    shapes[parameter.name] = parameter.shape;
+  }
+  std::ofstream(output) << shapes;
 }
 
 Config config_of(const json& step) { return launch::read_config_text(step.at("config").get<std::string>(), "step"); }
@@ -176,11 +210,12 @@ int main(int argc, char** argv) {
   using perrin::trainer::Input;
   const std::map<std::string, std::function<void(const Input&, const std::string&)>> commands{
       {"unet", perrin::trainer::run_unet},
+      {"parameters", perrin::trainer::run_parameters},
       {"steps", perrin::trainer::run_steps},
       {"trajectory", perrin::trainer::run_trajectory},
       {"export", perrin::trainer::run_export}};
   if (argc != 4 || !commands.contains(argv[1])) {
-    std::fputs("usage: perrin_oracle unet|steps|trajectory|export IN.safetensors OUT\n", stderr);
+    std::fputs("usage: perrin_oracle unet|parameters|steps|trajectory|export IN.safetensors OUT\n", stderr);
     return 2;
   }
   try {

@@ -1,5 +1,7 @@
 """perrin's U-Net against diffusers' UNet2DModel: same weights, same input; epsilon, loss and all gradients."""
 
+import json
+
 import pytest
 import safetensors.torch
 import torch
@@ -16,25 +18,35 @@ def reference(request):
     """The network, its input, and what diffusers makes of it."""
     torch.set_num_threads(2)
     name = request.param
-    network = oracle.NETWORKS[name]
     unet = oracle.diffusers_network(name)
-    shape = (network["batch"], *network["shape"])
-    x_t, eps = torch.randn(shape), torch.randn(shape)
-    t = torch.linspace(0, 999, network["batch"]).round().long()
-    epsilon = unet(x_t, t).sample
-    loss = torch.nn.functional.mse_loss(epsilon, eps)
+    inputs = oracle.inputs_of(name)
+    epsilon = oracle.run(unet, name, inputs)
+    loss = torch.nn.functional.mse_loss(epsilon, inputs["eps"])
     loss.backward()
-    return dict(network=network, unet=unet, inputs=dict(x_t=x_t, t=t, eps=eps), epsilon=epsilon.detach(), loss=loss.item(),
-                gradients={key: value.grad for key, value in unet.named_parameters()})
+    gradients = oracle.as_perrins(name, {key: value.grad for key, value in unet.named_parameters()})
+    return dict(name=name, weights=oracle.weights_of(unet, name), inputs=inputs, epsilon=epsilon.detach(), loss=loss.item(),
+                gradients=gradients)
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["channels_last", "contiguous"])
 def result(request, reference, perrin_oracle, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("unet")
-    oracle.save(folder / "in.safetensors", {**reference["inputs"], **oracle.weights_of(reference["unet"])},
-                model=reference["network"]["model"], shape=reference["network"]["shape"], channels_last=request.param)
+    folder, network = tmp_path_factory.mktemp("unet"), oracle.network_of(reference["name"])
+    oracle.save(folder / "in.safetensors", {**reference["inputs"], **reference["weights"]},
+                model=network["model"], shape=network["shape"], channels_last=request.param)
     perrin_oracle("unet", folder / "in.safetensors", folder / "out.safetensors")
     return safetensors.torch.load_file(folder / "out.safetensors")
+
+
+@pytest.mark.parametrize("name", [*oracle.NETWORKS, *oracle.PUBLISHED])
+def test_parameters_have_diffusers_names_and_shapes(name, perrin_oracle, tmp_path):
+    network = oracle.network_of(name)
+    oracle.save(tmp_path / "in.safetensors", {}, model=network["model"], shape=network["shape"])
+    perrin_oracle("parameters", tmp_path / "in.safetensors", tmp_path / "out.json")
+    with torch.device("meta"):
+        expected = oracle.as_perrins(name, dict(oracle.construct(name).named_parameters()))
+    assert json.loads((tmp_path / "out.json").read_text()) == {key: list(value.shape) for key, value in expected.items()}
+    if name in oracle.PUBLISHED:
+        assert sum(value.numel() for value in expected.values()) == network["parameters"]
 
 
 def test_epsilon_and_loss_agree(reference, result):

@@ -12,6 +12,7 @@
 #include "data/data_error.hpp"
 #include "data/file.hpp"
 #include "trainer/interchange/safetensors.hpp"
+#include "trainer/model/architecture.hpp"
 #include "trainer/model/unet.hpp"
 
 namespace perrin::trainer {
@@ -22,66 +23,151 @@ using Json = nlohmann::ordered_json;
 
 constexpr std::string_view kDiffusersVersion = "0.42.1";  // whose keys these are, and which the tests load them with
 
-Json null_or(std::int64_t value) { return value == 0 ? Json(nullptr) : Json(value); }
+// What UNet2DModel and DDPMScheduler have no key for: they would load all the same, and make other images.
+void check_expressible(const fs::path& folder, const ModelConfig& model, const DiffusionConfig& diffusion,
+                       const data::ImageShape& shape) {
+  const auto refuse = [&folder](const std::string& reason, const std::string& remedy) {
+    throw data::DataError(folder, "is not written, since " + reason + "; " + remedy + ", or draw with `perrin sample`");
+  };
+  if (diffusion.prediction == PredictionType::edm) {
+    refuse("diffusers has no scheduler for a UNet2DModel of prediction edm", "train with epsilon, x0 or v");
+  }
+  if (model.residual_scale != 1) {
+    refuse("diffusers' UNet2DModel adds residuals unscaled and model.residual_scale is " +
+               Json(model.residual_scale).dump(),
+           "train with 1");
+  }
+  if (model.attention_heads <= 1) {
+    return;
+  }
+  const auto& widths = model.block_out_channels;
+  for (std::size_t level = 0; level < widths.size(); ++level) {
+    if (attends(model, shape, level) && widths[level] != widths.back()) {
+      refuse("diffusers knows one number of channels for all heads, and model.attention_heads = " +
+                 std::to_string(model.attention_heads) + " gives them " +
+                 std::to_string(widths[level] / model.attention_heads) + " at level " + std::to_string(level) +
+                 " and " + std::to_string(widths.back() / model.attention_heads) + " in the middle",
+             "train with model.attention_head_dim");
+    }
+  }
+}
+
+// Channels of one head; null: a single head. Absent, it would mean 8.
+Json attention_head_dim(const ModelConfig& model) {
+  const std::int64_t width = model.block_out_channels.back(), heads = heads_of(model, width);
+  if (model.attention_head_dim > 0) {
+    return model.attention_head_dim;
+  }
+  return heads == 1 ? Json(nullptr) : Json(width / heads);
+}
 
 Json block_types(const ModelConfig& model, const data::ImageShape& shape, const std::string& direction) {
+  const bool resnet = model.resample == Resample::resnet;
+  const std::string plain = (resnet ? "Resnet" + direction + "sample" : direction) + "Block2D";
   Json types = Json::array();
   for (std::size_t level = 0; level < model.block_out_channels.size(); ++level) {
-    const auto height = static_cast<std::int64_t>(shape.height >> level);
-    const auto& attention = model.attention_resolutions;
-    const bool attends = std::find(attention.begin(), attention.end(), height) != attention.end();
-    types.push_back((attends ? "Attn" : "") + direction + "Block2D");
+    types.push_back(attends(model, shape, level) ? "Attn" + direction + "Block2D" : plain);
   }
   return types;
+}
+
+// diffusers knows no -1: a network that was trained without labels too gets one class more, whose vector is 0.
+bool has_null_class(const ModelConfig& model) { return model.num_classes > 0 && model.label_dropout > 0; }
+
+Json class_count(const ModelConfig& model) {
+  return model.num_classes == 0 ? Json(nullptr) : Json(model.num_classes + (has_null_class(model) ? 1 : 0));
 }
 
 Json unet_config(const ModelConfig& model, const data::ImageShape& shape) {
   Json up_block_types = block_types(model, shape, "Up");
   std::reverse(up_block_types.begin(), up_block_types.end());
+  const std::string resampling = model.resample == Resample::resnet ? "resnet" : "conv";
   return {{"_class_name", "UNet2DModel"},
           {"_diffusers_version", kDiffusersVersion},
           {"sample_size", shape.height == shape.width ? Json(shape.height) : Json{shape.height, shape.width}},
           {"in_channels", shape.channels},
-          {"out_channels", shape.channels},
+          {"out_channels", model.out_channels},
           {"center_input_sample", false},
           {"time_embedding_type", "positional"},
           {"time_embedding_dim", nullptr},
-          {"freq_shift", 1},
-          {"flip_sin_to_cos", false},
+          {"freq_shift", model.freq_shift},
+          {"flip_sin_to_cos", model.flip_sin_to_cos},
           {"down_block_types", block_types(model, shape, "Down")},
           {"mid_block_type", "UNetMidBlock2D"},
           {"up_block_types", up_block_types},
           {"block_out_channels", model.block_out_channels},
           {"layers_per_block", model.layers_per_block},
           {"mid_block_scale_factor", 1},
-          {"downsample_padding", 0},
-          {"downsample_type", "conv"},
-          {"upsample_type", "conv"},
+          {"downsample_padding", model.downsample_padding},
+          {"downsample_type", resampling},
+          {"upsample_type", resampling},
           {"dropout", model.dropout},
           {"act_fn", "silu"},
-          {"attention_head_dim", null_or(model.attention_head_dim)},  // absent, it would mean 8
+          {"attention_head_dim", attention_head_dim(model)},
           {"norm_num_groups", model.norm_num_groups},
-          {"attn_norm_num_groups", nullptr},
+          {"attn_norm_num_groups", model.norm_num_groups},  // null: no norm in the middle under scale_shift
           {"norm_eps", model.norm_eps},
-          {"resnet_time_scale_shift", "default"},
+          {"resnet_time_scale_shift", model.scale_shift_norm ? "scale_shift" : "default"},
           {"add_attention", true},
           {"class_embed_type", nullptr},
-          {"num_class_embeds", nullptr},
+          {"num_class_embeds", class_count(model)},
           {"num_train_timesteps", nullptr}};
 }
 
+std::string_view beta_schedule(BetaSchedule schedule) {
+  switch (schedule) {
+    case BetaSchedule::quadratic:
+      return "scaled_linear";
+    case BetaSchedule::cosine:
+      return "squaredcos_cap_v2";
+    case BetaSchedule::sigmoid:
+      return "sigmoid";
+    case BetaSchedule::linear:
+    case BetaSchedule::listed:  // trained_betas overrule it
+      break;
+  }
+  return "linear";
+}
+
+// Never fixed_large_log: diffusers takes the root of its logarithm, which is NaN.
+std::string_view variance_type(VarianceType type) {
+  switch (type) {
+    case VarianceType::fixed_small:
+      return "fixed_small";
+    case VarianceType::learned_range:
+      return "learned_range";
+    case VarianceType::fixed_large:
+      break;
+  }
+  return "fixed_large";
+}
+
+std::string_view prediction_type(PredictionType type) {
+  switch (type) {
+    case PredictionType::x0:
+      return "sample";
+    case PredictionType::v:
+      return "v_prediction";
+    case PredictionType::epsilon:
+    case PredictionType::edm:  // refused above
+      break;
+  }
+  return "epsilon";
+}
+
 Json scheduler_config(const DiffusionConfig& diffusion) {
+  const bool listed = diffusion.beta_schedule == BetaSchedule::listed;
   return {{"_class_name", "DDPMScheduler"},
           {"_diffusers_version", kDiffusersVersion},
           {"num_train_timesteps", diffusion.timesteps},
           {"beta_start", diffusion.beta_start},
           {"beta_end", diffusion.beta_end},
-          {"beta_schedule", diffusion.beta_schedule == BetaSchedule::linear ? "linear" : "squaredcos_cap_v2"},
-          {"trained_betas", nullptr},
-          {"variance_type", diffusion.variance_type == VarianceType::fixed_small ? "fixed_small" : "fixed_large"},
+          {"beta_schedule", beta_schedule(diffusion.beta_schedule)},
+          {"trained_betas", listed ? Json(diffusion.betas) : Json(nullptr)},
+          {"variance_type", variance_type(diffusion.variance_type)},
           {"clip_sample", true},
           {"clip_sample_range", 1.0},
-          {"prediction_type", "epsilon"},
+          {"prediction_type", prediction_type(diffusion.prediction)},
           {"thresholding", false},
           {"dynamic_thresholding_ratio", 0.995},
           {"sample_max_value", 1.0},
@@ -89,7 +175,7 @@ Json scheduler_config(const DiffusionConfig& diffusion) {
           // with the spacing that diffusers' DDIM assumes between its steps.
           {"timestep_spacing", "trailing"},
           {"steps_offset", 0},
-          {"rescale_betas_zero_snr", false}};
+          {"rescale_betas_zero_snr", diffusion.zero_terminal_snr}};
 }
 
 Json model_index() {
@@ -161,10 +247,18 @@ class UnpublishedFolder {
 
 }  // namespace
 
-void export_diffusers(const fs::path& folder, const ModelConfig& model, const DiffusionConfig& diffusion,
+void export_diffusers(const fs::path& folder, const ModelConfig& config, const DiffusionConfig& diffusion,
                       const data::ImageShape& shape, const std::map<std::string, at::Tensor>& weights,
                       const std::map<std::string, std::string>& metadata) {
-  const std::map<std::string, at::Tensor> checked = checked_weights(folder, unet_parameters(model, shape), weights);
+  const ModelConfig model = with_output_channels(config, shape, diffusion.variance_type);
+  check_expressible(folder, model, diffusion, shape);
+  std::map<std::string, at::Tensor> tensors = checked_weights(folder, unet_parameters(model, shape), weights);
+  std::map<std::string, std::string> header = metadata;
+  if (has_null_class(model)) {
+    at::Tensor& classes = tensors.at("class_embedding.weight");
+    classes = at::constant_pad_nd(classes, {0, 0, 0, 1});
+    header["perrin_null_class"] = std::to_string(model.num_classes);
+  }
   const fs::path final =
       fs::absolute(folder / "").parent_path();  // without a trailing slash, whose temporary name would lie inside
   if (fs::exists(final)) {
@@ -173,7 +267,7 @@ void export_diffusers(const fs::path& folder, const ModelConfig& model, const Di
   UnpublishedFolder unpublished(final);
   write_json(unpublished.path() / "model_index.json", model_index());
   write_json(unpublished.path() / "unet" / "config.json", unet_config(model, shape));
-  write_safetensors(unpublished.path() / "unet" / "diffusion_pytorch_model.safetensors", checked, metadata);
+  write_safetensors(unpublished.path() / "unet" / "diffusion_pytorch_model.safetensors", tensors, header);
   write_json(unpublished.path() / "scheduler" / "scheduler_config.json", scheduler_config(diffusion));
   unpublished.publish();
 }

@@ -30,11 +30,12 @@ double fan_average(const std::vector<std::int64_t>& shape) {
   return receptive_field * static_cast<double>(shape.at(0) + shape.at(1)) / 2;
 }
 
-at::Tensor xavier_uniform(const ParameterSpec& spec, std::uint64_t seed) {
-  const double limit = std::sqrt(3 * spec.initializer.scale / fan_average(spec.shape));
+Stream stream_of(std::uint64_t seed) { return {.seed = seed, .purpose = Purpose::weights}; }
+
+at::Tensor uniform(const ParameterSpec& spec, std::uint64_t seed, double limit) {
   at::Tensor values = at::empty(spec.shape, at::kFloat);
   std::vector<std::uint32_t> bits(static_cast<std::size_t>(spec.numel()));
-  fill_bits({.seed = seed, .purpose = Purpose::weights}, position_of(spec.name), bits);
+  fill_bits(stream_of(seed), position_of(spec.name), bits);
   float* value = values.data_ptr<float>();
   for (const std::uint32_t word : bits) {
     // The middles of 2^24 equal parts of (-1, 1): symmetric, and exact in double.
@@ -42,6 +43,13 @@ at::Tensor xavier_uniform(const ParameterSpec& spec, std::uint64_t seed) {
     *value++ = static_cast<float>(limit * unit);
   }
   return values;
+}
+
+at::Tensor normal(const ParameterSpec& spec, std::uint64_t seed) {
+  at::Tensor values = at::empty(spec.shape, at::kFloat);
+  fill_normal(stream_of(seed), position_of(spec.name),
+              {values.data_ptr<float>(), static_cast<std::size_t>(values.numel())});
+  return values.mul_(spec.initializer.scale);
 }
 
 }  // namespace
@@ -60,7 +68,13 @@ void initialize(const ParameterSpec& spec, at::Tensor logical_view, std::uint64_
       logical_view.fill_(1);
       break;
     case Initializer::Kind::xavier_uniform:
-      logical_view.copy_(xavier_uniform(spec, seed));
+      logical_view.copy_(uniform(spec, seed, std::sqrt(3 * spec.initializer.scale / fan_average(spec.shape))));
+      break;
+    case Initializer::Kind::uniform:
+      logical_view.copy_(uniform(spec, seed, spec.initializer.scale));
+      break;
+    case Initializer::Kind::normal:
+      logical_view.copy_(normal(spec, seed));
       break;
   }
 }

@@ -5,60 +5,114 @@
 #include <cmath>
 #include <stdexcept>
 
+#include "trainer/model/architecture.hpp"
 #include "trainer/random/keyed_noise.hpp"
 
 namespace perrin::trainer {
 namespace {
 
-Initializer xavier(double scale) { return {Initializer::Kind::xavier_uniform, scale}; }
+// Variance scale of output layers in Ho et al. 2020's code.
+constexpr double kOutputScale = 1e-10;
 
-ParameterSpec bias_of(const std::string& name, std::int64_t size) { return {name + ".bias", {size}, {}}; }
+struct InitialValues {
+  Initializer weight, bias;
+};
+
+InitialValues initial_values(const ModelConfig& config, Role role, std::int64_t fan_in) {
+  if (config.initialization == Initialization::ddpm) {
+    return {{Initializer::Kind::xavier_uniform, role == Role::output ? kOutputScale : 1}, {}};
+  }
+  if (role == Role::output) {
+    return {};
+  }
+  // PyTorch's kaiming_uniform with a = sqrt(5): sqrt(6 / ((1 + 5) fan_in)).
+  const Initializer uniform{Initializer::Kind::uniform, 1 / std::sqrt(static_cast<double>(fan_in))};
+  return {uniform, uniform};
+}
+
+std::int64_t embedding_width(const ModelConfig& config) { return 4 * config.block_out_channels.front(); }
+
+at::Tensor resized(const at::Tensor& x, Resize resize) {
+  switch (resize) {
+    case Resize::down:
+      return at::avg_pool2d(x, 2);
+    case Resize::up:
+      return at::upsample_nearest2d(x, {2 * x.size(2), 2 * x.size(3)});
+    case Resize::none:
+      break;
+  }
+  return x;
+}
+
+// In place, and not at all for 1: what makes a sum does not need it for its gradient.
+at::Tensor scaled(at::Tensor sum, double residual_scale) {
+  return residual_scale == 1 ? sum : sum.mul_(residual_scale);
+}
 
 }  // namespace
 
-Linear::Linear(const TakeParameter& take, const std::string& name, std::int64_t in, std::int64_t out, double scale)
-    : weight(take({name + ".weight", {out, in}, xavier(scale)})), bias(take(bias_of(name, out))) {}
+Linear::Linear(const TakeParameter& take, const std::string& name, std::int64_t in, std::int64_t out,
+               const ModelConfig& config, Role role) {
+  const InitialValues initial = initial_values(config, role, in);
+  weight = take({name + ".weight", {out, in}, initial.weight});
+  bias = take({name + ".bias", {out}, initial.bias});
+}
 
 at::Tensor Linear::operator()(const at::Tensor& x) const { return at::linear(x, weight, bias); }
 
 Convolution::Convolution(const TakeParameter& take, const std::string& name, std::int64_t in, std::int64_t out,
-                         std::int64_t kernel, double scale)
-    : weight(take({name + ".weight", {out, in, kernel, kernel}, xavier(scale)})),
-      bias(take(bias_of(name, out))),
-      padding((kernel - 1) / 2) {}
+                         std::int64_t kernel, const ModelConfig& config, Role role)
+    : padding((kernel - 1) / 2) {
+  const InitialValues initial = initial_values(config, role, in * kernel * kernel);
+  weight = take({name + ".weight", {out, in, kernel, kernel}, initial.weight});
+  bias = take({name + ".bias", {out}, initial.bias});
+}
 
 at::Tensor Convolution::operator()(const at::Tensor& x) const { return at::conv2d(x, weight, bias, stride, padding); }
 
 GroupNorm::GroupNorm(const TakeParameter& take, const std::string& name, std::int64_t channels,
                      const ModelConfig& config)
     : weight(take({name + ".weight", {channels}, {Initializer::Kind::ones}})),
-      bias(take(bias_of(name, channels))),
+      bias(take({name + ".bias", {channels}, {}})),
       groups(config.norm_num_groups),
       eps(config.norm_eps) {}
 
 at::Tensor GroupNorm::operator()(const at::Tensor& x) const { return at::group_norm(x, groups, weight, bias, eps); }
 
 ResnetBlock::ResnetBlock(const TakeParameter& take, const std::string& name, std::int64_t in, std::int64_t out,
-                         const ModelConfig& config, std::uint32_t call_site)
+                         const ModelConfig& config, std::uint32_t call_site, Resize resize)
     : norm1_(take, name + ".norm1", in, config),
-      conv1_(take, name + ".conv1", in, out, 3),
-      time_emb_proj_(take, name + ".time_emb_proj", 4 * config.block_out_channels.front(), out),
+      conv1_(take, name + ".conv1", in, out, 3, config),
+      time_emb_proj_(take, name + ".time_emb_proj", embedding_width(config), config.scale_shift_norm ? 2 * out : out,
+                     config),
       norm2_(take, name + ".norm2", out, config),
-      conv2_(take, name + ".conv2", out, out, 3, kOutputScale),
+      conv2_(take, name + ".conv2", out, out, 3, config, Role::output),
+      scale_shift_(config.scale_shift_norm),
+      residual_scale_(config.residual_scale),
       dropout_(config.dropout),
-      call_site_(call_site) {
+      call_site_(call_site),
+      resize_(resize) {
   if (in != out) {
-    conv_shortcut_.emplace(take, name + ".conv_shortcut", in, out, 1);
+    conv_shortcut_.emplace(take, name + ".conv_shortcut", in, out, 1, config);
   }
 }
 
 at::Tensor ResnetBlock::operator()(const at::Tensor& x, const at::Tensor& activated_temb,
                                    const ForwardContext& context) const {
   // The sums are taken in place: a convolution's backward needs its input, not its output.
-  at::Tensor h = conv1_(at::silu(norm1_(x)));
-  h.add_(time_emb_proj_(activated_temb).unsqueeze(-1).unsqueeze(-1));
-  h = conv2_(dropout(at::silu(norm2_(h)), context));
-  return h.add_(conv_shortcut_ ? (*conv_shortcut_)(x) : x);
+  at::Tensor h = conv1_(resized(at::silu(norm1_(x)), resize_));
+  h = conv2_(dropout(at::silu(norm2_of(h, activated_temb)), context));
+  const at::Tensor input = resized(x, resize_);
+  return scaled(h.add_(conv_shortcut_ ? (*conv_shortcut_)(input) : input), residual_scale_);
+}
+
+at::Tensor ResnetBlock::norm2_of(const at::Tensor& h, const at::Tensor& activated_temb) const {
+  const at::Tensor embedded = time_emb_proj_(activated_temb).unsqueeze(-1).unsqueeze(-1);
+  if (!scale_shift_) {
+    return norm2_(h.add_(embedded));
+  }
+  const std::vector<at::Tensor> parts = embedded.chunk(2, 1);  // scale, shift
+  return at::addcmul(parts[1], norm2_(h), parts[0] + 1);       // one pass over the activations
 }
 
 at::Tensor ResnetBlock::dropout(const at::Tensor& h, const ForwardContext& context) const {
@@ -70,63 +124,92 @@ at::Tensor ResnetBlock::dropout(const at::Tensor& h, const ForwardContext& conte
   return h * factors.to(h.options(), /*non_blocking=*/false, /*copy=*/false, h.suggest_memory_format());
 }
 
+SelfAttention::Projections::Projections(const TakeParameter& take, const std::string& name, std::int64_t channels,
+                                        const ModelConfig& config) {
+  const std::array<std::string, 3> names{name + ".to_q", name + ".to_k", name + ".to_v"};
+  const InitialValues initial = initial_values(config, Role::inner, channels);
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    weights[i] = take({names[i] + ".weight", {channels, channels}, initial.weight});
+  }
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    biases[i] = take({names[i] + ".bias", {channels}, initial.bias});
+  }
+}
+
 SelfAttention::SelfAttention(const TakeParameter& take, const std::string& name, std::int64_t channels,
                              const ModelConfig& config)
     : group_norm_(take, name + ".group_norm", channels, config),
-      weight_q_(take({name + ".to_q.weight", {channels, channels}, xavier(1)})),
-      weight_k_(take({name + ".to_k.weight", {channels, channels}, xavier(1)})),
-      weight_v_(take({name + ".to_v.weight", {channels, channels}, xavier(1)})),
-      bias_q_(take(bias_of(name + ".to_q", channels))),
-      bias_k_(take(bias_of(name + ".to_k", channels))),
-      bias_v_(take(bias_of(name + ".to_v", channels))),
-      to_out_(take, name + ".to_out.0", channels, channels, kOutputScale),
-      heads_(config.attention_head_dim == 0 ? 1 : channels / config.attention_head_dim) {}
+      projections_(take, name, channels, config),
+      to_out_(take, name + ".to_out.0", channels, channels, config, Role::output),
+      heads_(heads_of(config, channels)),
+      residual_scale_(config.residual_scale) {}
 
 at::Tensor SelfAttention::operator()(const at::Tensor& x) const {
   const std::int64_t batch = x.size(0), channels = x.size(1), height = x.size(2), width = x.size(3);
   // [N, HW, C]: in channels-last a view, not a copy.
   const at::Tensor places = group_norm_(x).permute({0, 2, 3, 1}).reshape({batch, height * width, channels});
-  const auto heads_of = [&](const at::Tensor& weight, const at::Tensor& bias) {
-    return at::linear(places, weight, bias).view({batch, height * width, heads_, channels / heads_}).transpose(1, 2);
+  const auto projected = [&](std::size_t i) {
+    return at::linear(places, projections_.weights[i], projections_.biases[i])
+        .view({batch, height * width, heads_, channels / heads_})
+        .transpose(1, 2);
   };
-  const at::Tensor mixed = at::scaled_dot_product_attention(heads_of(weight_q_, bias_q_), heads_of(weight_k_, bias_k_),
-                                                            heads_of(weight_v_, bias_v_));
+  const at::Tensor mixed = at::scaled_dot_product_attention(projected(0), projected(1), projected(2));
   const at::Tensor out = to_out_(mixed.transpose(1, 2).reshape({batch, height * width, channels}));
-  return x + out.view({batch, height, width, channels}).permute({0, 3, 1, 2});
+  return scaled(x + out.view({batch, height, width, channels}).permute({0, 3, 1, 2}), residual_scale_);
 }
 
-Downsample::Downsample(const TakeParameter& take, const std::string& name, std::int64_t channels)
-    : conv_(take, name + ".conv", channels, channels, 3) {
-  conv_.stride = 2;
-  conv_.padding = 0;
+Resampler::Resampler(const TakeParameter& take, const std::string& name, std::int64_t channels,
+                     const ModelConfig& config, Resize direction, std::uint32_t& call_sites)
+    : direction_(direction),
+      layer_(
+          config.resample == Resample::resnet
+              ? Layer(std::in_place_type<ResnetBlock>, take, name, channels, channels, config, call_sites++, direction)
+              : Layer(std::in_place_type<Convolution>, take, name + ".conv", channels, channels, 3, config)) {
+  if (Convolution* conv = std::get_if<Convolution>(&layer_); conv != nullptr && direction == Resize::down) {
+    conv->stride = 2;
+    conv->padding = config.downsample_padding;
+  }
 }
 
-at::Tensor Downsample::operator()(const at::Tensor& x) const { return conv_(at::constant_pad_nd(x, {0, 1, 0, 1})); }
-
-Upsample::Upsample(const TakeParameter& take, const std::string& name, std::int64_t channels)
-    : conv_(take, name + ".conv", channels, channels, 3) {}
-
-at::Tensor Upsample::operator()(const at::Tensor& x) const {
-  return conv_(at::upsample_nearest2d(x, {2 * x.size(2), 2 * x.size(3)}));
+at::Tensor Resampler::operator()(const at::Tensor& x, const at::Tensor& activated_temb,
+                                 const ForwardContext& context) const {
+  if (const ResnetBlock* block = std::get_if<ResnetBlock>(&layer_)) {
+    return (*block)(x, activated_temb, context);
+  }
+  const auto& conv = std::get<Convolution>(layer_);
+  if (direction_ == Resize::up) {
+    return conv(resized(x, Resize::up));
+  }
+  // Padding 0 is TensorFlow's SAME: zeros on the right and below only.
+  return conv(conv.padding == 0 ? at::constant_pad_nd(x, {0, 1, 0, 1}) : x);
 }
 
-TimeEmbedding::TimeEmbedding(const TakeParameter& take, const std::string& name, std::int64_t channels)
-    : linear_1_(take, name + ".linear_1", channels, 4 * channels),
-      linear_2_(take, name + ".linear_2", 4 * channels, 4 * channels) {
+TimeEmbedding::TimeEmbedding(const TakeParameter& take, const std::string& name, const ModelConfig& config)
+    : linear_1_(take, name + ".linear_1", config.block_out_channels.front(), embedding_width(config), config),
+      linear_2_(take, name + ".linear_2", embedding_width(config), embedding_width(config), config),
+      cosines_first_(config.flip_sin_to_cos) {
   if (!linear_1_.weight.defined()) {
     return;  // only the list of parameters is wanted
   }
   // In the weights' own precision and in this order of operations, as diffusers does: at t = 999 one unit in the last
   // place of a float32 frequency moves the sine by 6e-5, so a more exact table would agree less with those who sample
   // the exported weights.
-  const std::int64_t half = channels / 2;
+  const std::int64_t half = config.block_out_channels.front() / 2;
   const at::Tensor exponents = -std::log(10000.0) * at::arange(half, linear_1_.weight.options().requires_grad(false));
-  frequencies_ = at::exp(exponents / static_cast<double>(half - 1));
+  frequencies_ = at::exp(exponents / static_cast<double>(half - config.freq_shift));
 }
 
 at::Tensor TimeEmbedding::operator()(const at::Tensor& t) const {
   const at::Tensor angles = t.to(frequencies_.scalar_type()).unsqueeze(1) * frequencies_;
-  return linear_2_(at::silu(linear_1_(at::cat({angles.sin(), angles.cos()}, 1))));
+  const at::Tensor sines = angles.sin(), cosines = angles.cos();
+  return linear_2_(at::silu(linear_1_(cosines_first_ ? at::cat({cosines, sines}, 1) : at::cat({sines, cosines}, 1))));
+}
+
+ClassEmbedding::ClassEmbedding(const TakeParameter& take, const std::string& name, const ModelConfig& config)
+    : weight_(take({name + ".weight", {config.num_classes, embedding_width(config)}, {Initializer::Kind::normal}})) {}
+
+at::Tensor ClassEmbedding::operator()(const at::Tensor& labels) const {
+  return at::embedding(weight_, labels.clamp_min(0)).masked_fill((labels < 0).unsqueeze(1), 0);
 }
 
 }  // namespace perrin::trainer

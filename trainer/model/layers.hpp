@@ -2,10 +2,12 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <optional>
 #include <string>
+#include <variant>
 
 #include "trainer/config.hpp"
 #include "trainer/model/parameter_spec.hpp"
@@ -18,13 +20,14 @@ namespace perrin::trainer {
 /// Receives each parameter as a layer is made; gives its tensor (undefined where only the list is wanted).
 using TakeParameter = std::function<at::Tensor(const ParameterSpec&)>;
 
-/// Variance scale of the layers that end a residual branch or the network: they start as almost nothing (Ho et al.
-/// 2020's code).
-inline constexpr double kOutputScale = 1e-10;
+/// Where a layer stands. Those that end a residual branch or the network start as nothing, or almost (ddpm: Xavier with
+/// variance scale 1e-10; adm: 0), so that every block starts as the identity.
+enum class Role { inner, output };
 
 /// y = x W^T + b on the last dimension.
 struct Linear {
-  Linear(const TakeParameter& take, const std::string& name, std::int64_t in, std::int64_t out, double scale = 1.0);
+  Linear(const TakeParameter& take, const std::string& name, std::int64_t in, std::int64_t out,
+         const ModelConfig& config, Role role = Role::inner);
   at::Tensor operator()(const at::Tensor& x) const;
   at::Tensor weight, bias;
 };
@@ -32,7 +35,7 @@ struct Linear {
 /// 2-D convolution that keeps the size (kernel 3, padding 1; or kernel 1), unless stride and padding say otherwise.
 struct Convolution {
   Convolution(const TakeParameter& take, const std::string& name, std::int64_t in, std::int64_t out,
-              std::int64_t kernel, double scale = 1.0);
+              std::int64_t kernel, const ModelConfig& config, Role role = Role::inner);
   at::Tensor operator()(const at::Tensor& x) const;
   at::Tensor weight, bias;
   std::int64_t stride = 1;
@@ -48,17 +51,23 @@ struct GroupNorm {
   double eps;
 };
 
-/// x + conv2(dropout(SiLU(norm2(conv1(SiLU(norm1(x))) + project(SiLU(temb)))))), with a 1x1 convolution of x where the
-/// width changes.
+/// A change of resolution by 2: down by the mean of 2x2 pixels, up by nearest neighbour.
+enum class Resize { none, down, up };
+
+/// residual_scale (x + conv2(dropout(SiLU(norm2(h + e))))), h = conv1(SiLU(norm1(x))), e a linear layer of SiLU(temb);
+/// with scale_shift_norm norm2(h) (1 + e_1) + e_2 instead of norm2(h + e) (Nichol & Dhariwal 2021, section 3). x passes
+/// a 1x1 convolution where the width changes; x and what enters conv1 are resized (Dhariwal & Nichol 2021, after
+/// BigGAN).
 class ResnetBlock {
  public:
   /// @param call_site  number of the block in forward order, which keys its dropout
   ResnetBlock(const TakeParameter& take, const std::string& name, std::int64_t in, std::int64_t out,
-              const ModelConfig& config, std::uint32_t call_site);
+              const ModelConfig& config, std::uint32_t call_site, Resize resize = Resize::none);
   /// @param activated_temb  SiLU(temb), [N, 4 * block_out_channels[0]]
   at::Tensor operator()(const at::Tensor& x, const at::Tensor& activated_temb, const ForwardContext& context) const;
 
  private:
+  at::Tensor norm2_of(const at::Tensor& h, const at::Tensor& activated_temb) const;
   at::Tensor dropout(const at::Tensor& h, const ForwardContext& context) const;
 
   GroupNorm norm1_;
@@ -67,54 +76,74 @@ class ResnetBlock {
   GroupNorm norm2_;
   Convolution conv2_;
   std::optional<Convolution> conv_shortcut_;
+  bool scale_shift_;
+  double residual_scale_;
   double dropout_;
   std::uint32_t call_site_;
+  Resize resize_;
 };
 
-/// x + to_out(attention(to_q, to_k, to_v of norm(x))) over the H * W places of an image.
+/// residual_scale (x + to_out(attention(to_q, to_k, to_v of norm(x)))) over the H * W places of an image.
 class SelfAttention {
  public:
   SelfAttention(const TakeParameter& take, const std::string& name, std::int64_t channels, const ModelConfig& config);
   at::Tensor operator()(const at::Tensor& x) const;
 
  private:
+  // Of to_q, to_k and to_v; the three weights are adjacent in memory, and so are the biases.
+  struct Projections {
+    Projections(const TakeParameter& take, const std::string& name, std::int64_t channels, const ModelConfig& config);
+    std::array<at::Tensor, 3> weights, biases;
+  };
+
   GroupNorm group_norm_;
-  at::Tensor weight_q_, weight_k_, weight_v_, bias_q_, bias_k_, bias_v_;
+  Projections projections_;
   Linear to_out_;
   std::int64_t heads_;
+  double residual_scale_;
 };
 
-/// Halves the size: zeros on the right and below (TensorFlow's SAME), then a 3x3 convolution of stride 2.
-class Downsample {
+/// The change of resolution at the end of a level.
+///   conv    down: a 3x3 convolution of stride 2; up: nearest neighbour, then a 3x3 convolution
+///   resnet  a residual block that resizes
+class Resampler {
  public:
-  Downsample(const TakeParameter& take, const std::string& name, std::int64_t channels);
-  at::Tensor operator()(const at::Tensor& x) const;
+  /// @param call_sites  the number of residual blocks so far; grows where this is one
+  Resampler(const TakeParameter& take, const std::string& name, std::int64_t channels, const ModelConfig& config,
+            Resize direction, std::uint32_t& call_sites);
+  at::Tensor operator()(const at::Tensor& x, const at::Tensor& activated_temb, const ForwardContext& context) const;
 
  private:
-  Convolution conv_;
+  using Layer = std::variant<Convolution, ResnetBlock>;
+
+  Resize direction_;
+  Layer layer_;
 };
 
-/// Doubles the size by nearest neighbour, then a 3x3 convolution.
-class Upsample {
- public:
-  Upsample(const TakeParameter& take, const std::string& name, std::int64_t channels);
-  at::Tensor operator()(const at::Tensor& x) const;
-
- private:
-  Convolution conv_;
-};
-
-/// [sin(t f_i), cos(t f_i)] through two linear layers; f_i = 10000^(-i / (half - 1)), half = channels / 2.
+/// [sin(t f_i), cos(t f_i)], or cosines first with flip_sin_to_cos, through two linear layers;
+/// f_i = 10000^(-i / (half - freq_shift)), half = block_out_channels[0] / 2.
 class TimeEmbedding {
  public:
-  TimeEmbedding(const TakeParameter& take, const std::string& name, std::int64_t channels);
-  /// @param t  [N]   @return [N, 4 * channels] of the weights' type
+  TimeEmbedding(const TakeParameter& take, const std::string& name, const ModelConfig& config);
+  /// @param t  [N], integer or not   @return [N, 4 * block_out_channels[0]] of the weights' type
   at::Tensor operator()(const at::Tensor& t) const;
 
  private:
   Linear linear_1_;
   Linear linear_2_;
   at::Tensor frequencies_;  // [half]
+  bool cosines_first_;
+};
+
+/// A learned vector for each class; the null class, -1, has the zero vector.
+class ClassEmbedding {
+ public:
+  ClassEmbedding(const TakeParameter& take, const std::string& name, const ModelConfig& config);
+  /// @param labels  [N], -1 <= label < num_classes, int64   @return [N, 4 * block_out_channels[0]]
+  at::Tensor operator()(const at::Tensor& labels) const;
+
+ private:
+  at::Tensor weight_;
 };
 
 }  // namespace perrin::trainer

@@ -11,11 +11,13 @@ struct Initializer {
   enum class Kind {
     zeros,
     ones,
-    xavier_uniform  ///< U(-a, a), a = sqrt(3 scale / fan_avg): variance_scaling(scale, fan_avg, uniform) of Ho et al.
-                    ///< 2020
+    xavier_uniform,  ///< U(-a, a), a = sqrt(3 scale / fan_avg): variance_scaling(scale, fan_avg, uniform) of Ho et al.
+                     ///< 2020
+    uniform,         ///< U(-scale, scale)
+    normal           ///< N(0, scale^2)
   };
   Kind kind = Kind::zeros;
-  double scale = 1.0;  ///< of the variance; xavier_uniform only
+  double scale = 1.0;
 };
 
 /// One parameter as the outside world sees it: diffusers' name and its logical shape (convolutions [out, in, height,

@@ -11,6 +11,7 @@
 
 #include "data/image_shape.hpp"
 #include "trainer/config.hpp"
+#include "trainer/model/architecture.hpp"
 #include "trainer/model/parameter_spec.hpp"
 
 namespace perrin::trainer {
@@ -25,7 +26,7 @@ struct ForwardContext {
       positions;           ///< [N] of the samples; dropout is keyed by them, so only training with dropout reads them
   std::uint64_t seed = 0;  ///< of the run
   bool training = false;   ///< dropout on
-  at::Tensor labels;       ///< [N] int64 classes on the device, -1: none; undefined: none of any
+  at::Tensor labels{};     ///< [N] int64 on the device of the weights, -1: none; undefined: none of any
 };
 
 /// Every parameter of the network in forward order; the q, k, v weights of an attention are adjacent, and so are their
@@ -33,9 +34,9 @@ struct ForwardContext {
 /// @throws std::invalid_argument, naming the key, when the configuration cannot be built for images of this shape
 std::vector<ParameterSpec> unet_parameters(const ModelConfig& config, const data::ImageShape& shape);
 
-/// The U-Net of the DDPM family: predicts eps from (x_t, t). Source: Ho et al. 2020, appendix B; parameter for
-/// parameter diffusers' UNet2DModel with flip_sin_to_cos false, freq_shift 1, downsample_padding 0. It owns no weights,
-/// only refers to tensors: the same class runs over training weights and over any EMA.
+/// The U-Net of the DDPM family: predicts eps, or what PredictionType says, from (x_t, t). Sources: Ho et al. 2020,
+/// appendix B; Nichol & Dhariwal 2021; Dhariwal & Nichol 2021, section 3; parameter for parameter diffusers'
+/// UNet2DModel. It owns no weights, only refers to tensors: the same class runs over training weights and over any EMA.
 class UNet {
  public:
   /// @param activations  memory format of the activations; give the weights the same. Channels-last suits CUDA; on the
@@ -48,9 +49,10 @@ class UNet {
   ~UNet();
 
   /// @param x_t  [N, C, H, W], type and device of the weights
-  /// @param t    [N], 0-based timestep, int64, same device
-  /// @return eps [N, C, H, W]
-  /// @throws std::invalid_argument when shapes disagree, or positions are missing for dropout
+  /// @param t    [N], 0-based timestep, int64, or a continuous noise level of any floating type, same device
+  /// @return [N, out_channels, H, W]; out_channels 0 means C
+  /// @throws std::invalid_argument when shapes disagree, positions are missing for dropout, or labels are given to a
+  ///         network without classes or, on the CPU, are out of range
   at::Tensor operator()(const at::Tensor& x_t, const at::Tensor& t, const ForwardContext& context = {}) const;
 
  private:

@@ -49,7 +49,8 @@ LossHistory history_of(const std::vector<double>& losses) {
 }
 
 TEST(LevelSampler, DrawsTimestepsUniformly) {
-  const LevelDraw draw = sampler_of(config_of(TimestepSampling::uniform)).draw(positions_from(0, 200'000), 0, {});
+  const LevelDraw draw =
+      sampler_of(config_of(TimestepSampling::uniform)).draw(positions_from(0, 200'000), 0, LossHistory());
   std::vector<double> counts(100, 0);
   for (const std::int64_t t : timesteps(draw)) ++counts.at(static_cast<std::size_t>(t));
   const double found = chi_squared(counts, std::vector<double>(100, 2000));
@@ -80,7 +81,7 @@ TEST(LevelSampler, AStratifiedBatchHasOneImageInEachPartOfTheRange) {
   const LevelSampler sampler = sampler_of(config_of(TimestepSampling::stratified));
   for (const std::uint64_t step : {0u, 1u, 1000u}) {
     const std::uint64_t first = step * 50;
-    const auto t = timesteps(sampler.draw(positions_from(first, 50), first, {}));
+    const auto t = timesteps(sampler.draw(positions_from(first, 50), first, LossHistory()));
     for (std::size_t i = 0; i < 50; ++i) EXPECT_EQ(t[i] / 2, static_cast<std::int64_t>(i)) << step;  // T / G = 2
   }
 }
@@ -130,8 +131,8 @@ TEST(LossHistory, ForgetsTheOldestLossAndPassesOverWhatIsNotFinite) {
 }
 
 TEST(LevelSampler, EdmsLevelsAreLogNormal) {
-  const LevelDraw draw =
-      sampler_of(config_of(TimestepSampling::uniform, PredictionType::edm)).draw(positions_from(0, 20'000), 0, {});
+  const LevelDraw draw = sampler_of(config_of(TimestepSampling::uniform, PredictionType::edm))
+                             .draw(positions_from(0, 20'000), 0, LossHistory());
   double mean = 0, square = 0;
   for (const NoiseLevel& level : draw.levels) {
     EXPECT_EQ(level.alpha, 1);
@@ -144,8 +145,8 @@ TEST(LevelSampler, EdmsLevelsAreLogNormal) {
 }
 
 TEST(LevelSampler, EdmStratifiesTheQuantilesOfSigma) {
-  const LevelDraw draw =
-      sampler_of(config_of(TimestepSampling::stratified, PredictionType::edm)).draw(positions_from(50, 50), 50, {});
+  const LevelDraw draw = sampler_of(config_of(TimestepSampling::stratified, PredictionType::edm))
+                             .draw(positions_from(50, 50), 50, LossHistory());
   for (std::size_t i = 0; i < 50; ++i) {
     EXPECT_EQ(static_cast<std::size_t>(draw.quantiles[i] * 50), i);
     const double cumulative = 0.5 * std::erfc(-(std::log(draw.levels[i].sigma) + 1.2) / 1.2 / std::sqrt(2));

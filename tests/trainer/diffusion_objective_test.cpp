@@ -121,7 +121,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"epsilon_vlb_learned", PredictionType::epsilon, VarianceType::learned_range, LossType::vlb, 0},
                     Case{"x0_vlb_learned", PredictionType::x0, VarianceType::learned_range, LossType::vlb, 0},
                     Case{"v_vlb_large", PredictionType::v, VarianceType::fixed_large, LossType::vlb, 0}),
-    [](const auto& info) { return info.param.name; });
+    [](const auto& test) { return test.param.name; });
 
 // The hybrid is below: its bound does not reach the mean, so that its gradient is no derivative by all weights.
 // The network's output as a free tensor: what reaches its mean and its variance channels.

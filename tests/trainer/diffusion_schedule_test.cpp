@@ -126,9 +126,9 @@ TEST(NoiseSchedule, FindsTheTimestepOfANoiseLevel) {
 }
 
 TEST(NoiseSchedule, RefusesWhatIsNoSchedule) {
-  EXPECT_THROW(NoiseSchedule({.timesteps = 0}), std::invalid_argument);
-  EXPECT_THROW(NoiseSchedule({.beta_start = 0}), std::invalid_argument);
-  EXPECT_THROW(NoiseSchedule({.beta_end = 1.5}), std::invalid_argument);
+  EXPECT_THROW(NoiseSchedule(DiffusionConfig{.timesteps = 0}), std::invalid_argument);
+  EXPECT_THROW(NoiseSchedule(DiffusionConfig{.beta_start = 0}), std::invalid_argument);
+  EXPECT_THROW(NoiseSchedule(DiffusionConfig{.beta_end = 1.5}), std::invalid_argument);
   EXPECT_THROW(NoiseSchedule(std::vector<double>{}), std::invalid_argument);
   EXPECT_THROW(NoiseSchedule(std::vector<double>{0.1, 1.0, 0.1}), std::invalid_argument);
   EXPECT_THROW(NoiseSchedule(std::vector<double>(2000, 0.1)), std::invalid_argument);  // abar underflows

@@ -312,7 +312,8 @@ void add_ema(std::vector<Key>& keys) {
   keys.push_back(Entry("ema.snapshot_every", &Config::ema, &EmaConfig::snapshot_every,
                        "Steps between stored snapshots of the power-function averages, from which any width can be "
                        "reconstructed; 0: none.")
-                     .in(at_least(0)));
+                     .in(at_least(0))
+                     .changeable());
 }
 
 void add_checkpoint(std::vector<Key>& keys) {

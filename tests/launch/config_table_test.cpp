@@ -31,7 +31,11 @@ Value another_value(const Key& key) {
     case KeyType::boolean:
       return !std::get<bool>(value);
     case KeyType::integer:
-      return std::get<std::int64_t>(value) + 2;
+      for (const std::int64_t step : {2, 1, -1}) {
+        const std::int64_t other = std::get<std::int64_t>(value) + step;
+        if (key.range.contains(static_cast<double>(other))) return other;
+      }
+      break;
     case KeyType::number:
       return std::get<double>(value) * 0.5 + (std::get<double>(value) == 0 ? 0.25 : 0.0);
     case KeyType::text:
@@ -43,7 +47,28 @@ Value another_value(const Key& key) {
     case KeyType::numbers:
       return std::vector<double>{0.1, 0.25};
   }
-  throw std::logic_error("a key has no type");
+  throw std::logic_error("a key has no type, or no other value");
+}
+
+/// The defaults with another value for one key, and with what that value asks of other keys.
+trainer::Config with_another_value(const Key& key) {
+  trainer::Config config;
+  config.train.batch_size = 100;
+  if (key.name == "model.norm_num_groups") config.model.block_out_channels = {34};
+  if (key.name == "model.attention_head_dim") config.model.block_out_channels = {128};
+  if (key.name == "model.label_dropout" || key.name == "sample.classes") config.model.num_classes = 100;
+  if (key.name == "sample.guidance") {
+    config.model.num_classes = 100;
+    config.model.label_dropout = 0.1;
+  }
+  if (key.name == "diffusion.betas") {
+    config.diffusion.beta_schedule = trainer::BetaSchedule::listed;
+    config.diffusion.timesteps = config.sample.steps = 2;
+  }
+  if (key.name == "diffusion.zero_terminal_snr") config.diffusion.prediction = trainer::PredictionType::v;
+  if (key.name == "ema.snapshot_every") config.ema.power_sigmas = {0.1};
+  key.set(config, another_value(key));
+  return config;
 }
 
 TEST(KeyTable, NamesAreUniqueDocumentedAndInAKnownSection) {
@@ -77,11 +102,10 @@ TEST(KeyTable, CoversEveryMemberOfTheConfiguration) {
   using namespace trainer;
   EXPECT_EQ(section_table().size(), members_of<Config>());
   const std::size_t members = members_of<RunConfig>() + members_of<DataConfig>() + members_of<ModelConfig>() +
-                              members_of<DiffusionConfig>() + members_of<EdmConfig>() +
-                              members_of<ObjectiveConfig>() + members_of<TrainConfig>() +
-                              members_of<OptimizerConfig>() + members_of<EmaConfig>() + members_of<CheckpointConfig>() +
-                              members_of<EvaluateConfig>() + members_of<SampleConfig>() +
-                              members_of<DistributedConfig>();
+                              members_of<DiffusionConfig>() + members_of<EdmConfig>() + members_of<ObjectiveConfig>() +
+                              members_of<TrainConfig>() + members_of<OptimizerConfig>() + members_of<EmaConfig>() +
+                              members_of<CheckpointConfig>() + members_of<EvaluateConfig>() +
+                              members_of<SampleConfig>() + members_of<DistributedConfig>();
   EXPECT_EQ(key_table().size(), members) << "a member of trainer/config.hpp has no row in launch/config/key_table.cpp";
 }
 
@@ -104,11 +128,7 @@ TEST(ResolvedToml, RoundTripsTheDefaults) {
 TEST(ResolvedToml, RoundTripsEveryKey) {
   for (const Key& key : key_table()) {
     if (key.name == "model.block_out_channels") continue;  // below, with groups that divide it
-    trainer::Config config;
-    config.train.batch_size = 100;
-    key.set(config, another_value(key));
-    if (key.name == "model.norm_num_groups") config.model.block_out_channels = {34};
-    if (key.name == "model.attention_head_dim") config.model.block_out_channels = {128};
+    const trainer::Config config = with_another_value(key);
     const std::string text = resolved_toml(config);
     const trainer::Config back = read_config_text(text, "resolved");
     for (const Key& other : key_table())
@@ -147,9 +167,24 @@ TEST(Resume, EveryKeyIsEitherFreeOrRefusedWithBothValues) {
                                       "checkpoint.every",
                                       "checkpoint.keep",
                                       "evaluate.batch_size",
+                                      "ema.snapshot_every",
                                       "sample.sampler",
                                       "sample.steps",
+                                      "sample.spacing",
                                       "sample.eta",
+                                      "sample.clip",
+                                      "sample.clip_percentile",
+                                      "sample.guidance",
+                                      "sample.guidance_sigma_min",
+                                      "sample.guidance_sigma_max",
+                                      "sample.classes",
+                                      "sample.sigma_min",
+                                      "sample.sigma_max",
+                                      "sample.rho",
+                                      "sample.churn",
+                                      "sample.churn_min",
+                                      "sample.churn_max",
+                                      "sample.churn_noise",
                                       "sample.rows",
                                       "sample.columns",
                                       "sample.seed",

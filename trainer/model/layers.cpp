@@ -45,7 +45,7 @@ at::Tensor resized(const at::Tensor& x, Resize resize) {
 }
 
 // In place, and not at all for 1: what makes a sum does not need it for its gradient.
-at::Tensor scaled(at::Tensor sum, double residual_scale) {
+at::Tensor scaled(const at::Tensor& sum, double residual_scale) {
   return residual_scale == 1 ? sum : sum.mul_(residual_scale);
 }
 

@@ -68,7 +68,7 @@ Axis linear_axis(double least, double most) {
 /// 10 to the power of a tick, as text with a raised exponent; small powers in full.
 std::string power_label(int digit, int exponent) {
   if (exponent >= -2 && exponent <= 3) return fmt::format("{:g}", digit * std::pow(10, exponent));
-  const std::string raised = fmt::format(R"(10<tspan dy="-5" font-size="9">{}</tspan>)", exponent);
+  const std::string raised = fmt::format("10<tspan dy='-5' font-size='9'>{}</tspan>", exponent);
   return digit == 1 ? raised : fmt::format("{}·{}", digit, raised);
 }
 
@@ -168,7 +168,7 @@ std::string to_svg(std::span<const LineChart> charts) {
   if (charts.empty()) throw std::invalid_argument("to_svg: there is no chart to draw");
   const double height = kHeight * static_cast<double>(charts.size());
   std::string svg = fmt::format(
-      R"(<svg xmlns="http://www.w3.org/2000/svg" width="{0}" height="{1}" viewBox="0 0 {0} {1}">
+      R"(<svg xmlns='http://www.w3.org/2000/svg' width='{0}' height='{1}' viewBox='0 0 {0} {1}'>
 <style>
 text {{ font: 12px sans-serif; fill: #444; }}
 .title {{ font-weight: bold; font-size: 15px; fill: #111; }}
@@ -176,7 +176,7 @@ text {{ font: 12px sans-serif; fill: #444; }}
 .grid {{ fill: none; stroke: #e4e4e4; }}
 .line {{ fill: none; stroke-width: 1.8; stroke-linejoin: round; stroke-linecap: round; }}
 </style>
-<rect width="{0}" height="{1}" fill="white"/>
+<rect width='{0}' height='{1}' fill='white'/>
 )",
       kWidth, height);
   for (std::size_t i = 0; i < charts.size(); ++i) {

@@ -1,16 +1,23 @@
+#include <ATen/ATen.h>
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 
+#include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "data/data_error.hpp"
 #include "data/dataset.hpp"
+#include "launch/commands/bound_report.hpp"
 #include "launch/commands/command.hpp"
 #include "launch/commands/inference.hpp"
 #include "launch/device.hpp"
 #include "launch/usage_error.hpp"
 #include "launch/world_options.hpp"
+#include "launch/writable_folder.hpp"
 #include "trainer/evaluate/heldout_loss.hpp"
+#include "trainer/evaluate/model_denoiser.hpp"
+#include "trainer/images.hpp"
 
 namespace perrin::launch {
 namespace {
@@ -18,57 +25,176 @@ namespace {
 struct EvaluateArguments {
   InferenceArguments source;
   std::filesystem::path heldout;
+  std::string metric = "loss";
+  std::string images;
+  std::filesystem::path output;
+  std::int64_t steps = 0;
+  std::string clip = "static";
   bool json = false;
 };
 
-ExitCode evaluate(const EvaluateArguments& arguments, Session& session) {
-  const StoredRun run = find_run(arguments.source, {});
+/// The options as keys of [evaluate]: they are checked like the configuration.
+std::vector<Override> overrides_of(const EvaluateArguments& arguments) {
+  if (arguments.images.empty()) return {};
+  return {{"evaluate.images", arguments.images}};
+}
+
+data::Dataset open_heldout(const EvaluateArguments& arguments, const StoredRun& run) {
   const std::filesystem::path folder =
       arguments.heldout.empty() ? std::filesystem::path(run.config.data.heldout) : arguments.heldout;
   if (folder.empty()) throw UsageError("the run has no held-out dataset; name one with --heldout DIR");
-  const data::Dataset heldout(folder);
+  data::Dataset heldout(folder);
   if (heldout.shape() != run.manifest.origin.image_shape) {
     throw data::DataError(
         folder, "has images of another shape than the model was trained on; prepare it like the training dataset");
   }
+  const auto classes = static_cast<std::int64_t>(heldout.manifest().class_histogram.size());
+  if (run.config.model.num_classes > 0 && classes > run.config.model.num_classes) {
+    throw data::DataError(folder, fmt::format("has labels of {} classes, and the model knows {}; prepare it with the "
+                                              "labels of the training dataset",
+                                              classes, run.config.model.num_classes));
+  }
+  return heldout;
+}
+
+/// What one evaluation is of.
+struct Evaluation {
+  const EvaluateArguments& arguments;
+  const StoredRun& run;
+  const data::Dataset& heldout;
+  const Predictor& predictor;
+  comm::World& world;
+  at::Device device;
+
+  nlohmann::ordered_json origin() const {
+    return {{"checkpoint", run.checkpoint.string()},
+            {"step", run.manifest.progress.step},
+            {"weights", predictor.stored.weights_name},
+            {"heldout", heldout.folder().string()}};
+  }
+};
+
+void evaluate_loss(const Evaluation& of) {
+  const trainer::HeldoutLoss result = trainer::evaluate_heldout(of.predictor.model, of.run.config, of.predictor.process,
+                                                                of.heldout, of.world.control(), of.device);
+  if (!of.world.is_root()) return;
+  if (of.arguments.json) {
+    nlohmann::ordered_json json = of.origin();
+    json.update({{"images", result.images}, {"loss", result.loss}});
+    if (result.bound) json["vlb"] = *result.bound;
+    fmt::print("{}\n", json.dump(2));
+  } else {
+    fmt::print("held-out loss {:.6f}{} over {} images of {} ({}, step {})\n", result.loss,
+               result.bound ? fmt::format(", about {:.3f} bits/dim,", *result.bound) : "", result.images,
+               of.heldout.folder().string(), of.predictor.stored.weights_name, of.run.manifest.progress.step);
+  }
+}
+
+/// Where the progress of a long evaluation is told: stdout belongs to the JSON where that is wanted.
+trainer::Narrator narrator(bool json) {
+  if (!json) return [](const std::string& line) { spdlog::info("{}", line); };
+  return [](const std::string& line) { fmt::print(stderr, "{}\n", line); };
+}
+
+void evaluate_bound(const Evaluation& of) {
+  const trainer::Config& config = of.run.config;
+  const auto schedule = std::make_shared<const trainer::NoiseSchedule>(config.diffusion);
+  const auto clip = of.arguments.clip == "none" ? trainer::ClipX0::none : trainer::ClipX0::fixed;
+  const trainer::BatchDenoiser denoiser_of = [&](const data::Batch& batch) {
+    const at::Tensor labels = trainer::labels_of(batch, config.model, of.device);
+    return trainer::with_clipped_x0(trainer::model_denoiser(of.predictor.model, config, schedule, labels), clip,
+                                    /*percentile=*/1);
+  };
+  const trainer::BoundOptions options{.images = config.evaluate.images,
+                                      .batch_size = config.evaluate.batch_size,
+                                      .steps = of.arguments.steps,
+                                      .variance = config.diffusion.variance_type};
+  const trainer::VariationalBound bound = trainer::variational_bound(
+      denoiser_of, *schedule, options, of.heldout, of.world.control(), of.device, narrator(of.arguments.json));
+  if (!of.world.is_root()) return;
+
+  nlohmann::ordered_json report = of.origin();
+  report.update({{"images", bound.images}, {"timesteps", bound.vb.size()}, {"clip", of.arguments.clip}});
+  report.update(bound_summary(bound));
+  if (!of.arguments.output.empty()) write_bound(of.arguments.output, bound, report);
+  if (of.arguments.json) {
+    fmt::print("{}\n", report.dump(2));
+    return;
+  }
+  fmt::print("variational bound of {} images of {} ({}, step {}, {} timesteps, {})\n{}", bound.images,
+             of.heldout.folder().string(), of.predictor.stored.weights_name, of.run.manifest.progress.step,
+             bound.vb.size(), clip == trainer::ClipX0::none ? "x0 not clipped" : "x0 clipped to [-1, 1]",
+             bound_table(bound));
+  if (!of.arguments.output.empty())
+    fmt::print("every term: {0}/vlb.npz, {0}/vlb.svg, {0}/vlb.json\n", of.arguments.output.string());
+}
+
+ExitCode evaluate(const EvaluateArguments& arguments, Session& session) {
+  const StoredRun run = find_run(arguments.source, overrides_of(arguments));
+  if (arguments.steps > run.config.diffusion.timesteps) {
+    throw UsageError(fmt::format("--steps {} is more than the {} timesteps of the model; 0 is all of them",
+                                 arguments.steps, run.config.diffusion.timesteps));
+  }
+  const data::Dataset heldout = open_heldout(arguments, run);
+  if (!arguments.output.empty()) require_writable_folder(arguments.output);
   comm::World& world = session.start_world(world_options(run.config.distributed, /*require_all_slurm_tasks=*/false));
   const at::Device device = bind_device(run.config.distributed, world);
   const Predictor predictor = load_predictor(run, weights_of(arguments.source), world, device);
-  const trainer::HeldoutLoss result =
-      trainer::evaluate_heldout(predictor.model, run.config, predictor.process, heldout, world.control(), device);
-  if (!world.is_root()) return ExitCode::ok;
-  const std::int64_t step = run.manifest.progress.step;
-  if (arguments.json) {
-    const nlohmann::ordered_json json = {{"checkpoint", run.checkpoint.string()},
-                                         {"step", step},
-                                         {"weights", predictor.stored.weights_name},
-                                         {"heldout", folder.string()},
-                                         {"images", result.images},
-                                         {"loss", result.loss}};
-    fmt::print("{}\n", json.dump(2));
-  } else {
-    fmt::print("held-out loss {:.6f} over {} images of {} ({}, step {})\n", result.loss, result.images, folder.string(),
-               predictor.stored.weights_name, step);
-  }
+  const Evaluation evaluation{arguments, run, heldout, predictor, world, device};
+  if (arguments.metric == "loss")
+    evaluate_loss(evaluation);
+  else
+    evaluate_bound(evaluation);
   return ExitCode::ok;
+}
+
+/// Options that would change nothing are refused, not passed over.
+void refuse_bound_options(const CLI::App& app, const std::string& metric) {
+  if (metric == "vlb") return;
+  for (const char* option : {"--output", "--steps", "--clip"}) {
+    if (app.count(option) > 0) throw UsageError(fmt::format("{} is an option of --metric vlb", option));
+  }
 }
 
 }  // namespace
 
 Command evaluate_command(CLI::App& program) {
-  CLI::App* app = program.add_subcommand("evaluate", "Measure the held-out loss of a checkpoint");
+  CLI::App* app = program.add_subcommand("evaluate", "Measure a checkpoint on held-out images");
   const auto arguments = std::make_shared<EvaluateArguments>();
   add_source_options(*app, arguments->source);
+  app->add_option("--metric", arguments->metric,
+                  "The loss at one timestep of each image, or the variational bound at every timestep")
+      ->check(CLI::IsMember({"loss", "vlb"}).description(""))
+      ->type_name("loss|vlb")
+      ->capture_default_str();
   app->add_option("--heldout", arguments->heldout, "Dataset to measure on (default: data.heldout of the run)")
+      ->type_name("DIR");
+  app->add_option("--images", arguments->images, "At most so many (default: evaluate.images of the run)")
+      ->type_name("N");
+  app->add_option("--steps", arguments->steps,
+                  "vlb: timesteps of the process, evenly chosen and respaced; 0: all, as published figures")
+      ->check(CLI::NonNegativeNumber.description(""))
+      ->type_name("N")
+      ->capture_default_str();
+  app->add_option("--clip", arguments->clip, "vlb: predicted images kept in [-1, 1], as published figures, or not")
+      ->check(CLI::IsMember({"static", "none"}).description(""))
+      ->type_name("static|none")
+      ->capture_default_str();
+  app->add_option("--output", arguments->output, "vlb: folder for every term as vlb.npz, vlb.svg and vlb.json")
       ->type_name("DIR");
   app->add_flag("--json", arguments->json, "Print JSON");
   add_device_options(*app, arguments->source);
   app->footer(
-      "Images, timesteps and noise are fixed, so that two checkpoints compare; every rank takes its share.\n"
+      "Images, timesteps and noise are fixed, so that two checkpoints compare; every rank takes its share. The bound\n"
+      "asks the network once for each image and timestep: with 1000 timesteps it costs a thousand times the loss.\n"
       "\n"
-      "Example:\n"
-      "  mpirun -np 2 perrin evaluate runs/quickstart --json\n");
-  return {app, [arguments](Session& session) { return evaluate(*arguments, session); }};
+      "Examples:\n"
+      "  mpirun -np 2 perrin evaluate runs/quickstart --json\n"
+      "  mpirun -np 2 perrin evaluate runs/quickstart --metric vlb --images 256 --output bound\n");
+  return {app, [app, arguments](Session& session) {
+            refuse_bound_options(*app, arguments->metric);
+            return evaluate(*arguments, session);
+          }};
 }
 
 }  // namespace perrin::launch

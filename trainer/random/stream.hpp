@@ -18,6 +18,7 @@ enum class Purpose : std::uint8_t {
   sampling_noise = 6,    ///< z of a sample index at one sampler step
   evaluation_noise = 7,  ///< eps of a held-out image
   label_dropout = 8,     ///< whether a training position loses its label
+  bound_noise = 9,       ///< eps of a held-out image at one timestep, its step, for the variational bound
 };
 
 /// One family of random numbers: everything of a key except the sample and the element.

@@ -49,6 +49,7 @@ struct ModelConfig {
   bool scale_shift_norm = false;  ///< the time embedding scales and shifts norm2's output instead of being added
   Resample resample = Resample::conv;
   bool flip_sin_to_cos = false;         ///< time embedding [cos, sin] (OpenAI's code) instead of [sin, cos]
+  double timestep_scale = 1.0;          ///< t is multiplied by it: 1000 / T in improved DDPM
   std::int64_t freq_shift = 1;          ///< its frequencies are 10000^(-i / (half - freq_shift)): 1 Ho, 0 OpenAI
   std::int64_t downsample_padding = 0;  ///< of the strided convolution: 0 right and below only (Ho), 1 all around
   double residual_scale = 1.0;          ///< of each residual sum: 1/sqrt(2) in NCSN++ and EDM's DDPM++

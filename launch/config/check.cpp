@@ -22,11 +22,6 @@ void check_model(const trainer::ModelConfig& model, const PlaceOf& place_of) {
                         "'" + channels_key + "' holds " + text(channels) +
                             ", which model.norm_num_groups = " + text(model.norm_num_groups) + " does not divide");
     }
-    if (model.attention_head_dim > 0 && channels % model.attention_head_dim != 0) {
-      throw ConfigError(place_of(channels_key), channels_key,
-                        "'" + channels_key + "' holds " + text(channels) + ", which model.attention_head_dim = " +
-                            text(model.attention_head_dim) + " does not divide");
-    }
   }
   if (model.block_out_channels.front() % 2 != 0) {
     throw ConfigError(place_of(channels_key), channels_key,

@@ -145,6 +145,10 @@ void add_model(std::vector<Key>& keys) {
                        "Nichol 2021)."));
   keys.push_back(Entry("model.flip_sin_to_cos", &Config::model, &ModelConfig::flip_sin_to_cos,
                        "Time embedding as [cos, sin] (OpenAI's code) instead of [sin, cos] (Ho et al. 2020)."));
+  keys.push_back(
+      Entry("model.timestep_scale", &Config::model, &ModelConfig::timestep_scale,
+            "Factor of t before its embedding; 1000 / timesteps in improved DDPM, so that t spans 0 to 1000.")
+          .in(above(0)));
   keys.push_back(Entry("model.freq_shift", &Config::model, &ModelConfig::freq_shift,
                        "Its frequencies are 10000^(-i / (half - freq_shift)): 1 in Ho et al. 2020, 0 in OpenAI's code.")
                      .in(between(0, 1)));

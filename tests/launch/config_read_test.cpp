@@ -117,8 +117,6 @@ INSTANTIATE_TEST_SUITE_P(
         BadText{"KeyTwice", "[run]\nseed = 1\nseed = 2\n", "run.toml:3: not valid TOML: "},
         BadText{"GroupsDoNotDivide", "[model]\nblock_out_channels = [32, 60]\nnorm_num_groups = 8\n",
                 "run.toml:2: 'model.block_out_channels' holds 60, which model.norm_num_groups = 8 does not divide"},
-        BadText{"HeadsDoNotDivide", "[model]\nattention_head_dim = 96\n",
-                "run.toml: 'model.block_out_channels' holds 128, which model.attention_head_dim = 96 does not divide"},
         BadText{"OddEmbedding", "[model]\nblock_out_channels = [3]\nnorm_num_groups = 3\n",
                 "begins with 3; it must be even"},
         BadText{"BetasFall", "[diffusion]\nbeta_start = 0.03\n",

@@ -110,6 +110,9 @@ TEST_F(ExportTest, WhatDiffusersCannotExpressIsRefusedWithTheRemedy) {
   ModelConfig scaled = model;
   scaled.residual_scale = 0.5;
   EXPECT_THAT(refused(scaled, {}), testing::HasSubstr("model.residual_scale is 0.5"));
+  ModelConfig rescaled = model;
+  rescaled.timestep_scale = 0.25;
+  EXPECT_THAT(refused(rescaled, {}), testing::HasSubstr("model.timestep_scale is 0.25"));
   ModelConfig unequal = model;
   unequal.attention_resolutions = {8, 4};
   unequal.attention_heads = 4;

@@ -294,6 +294,15 @@ TEST(Unet, TakesContinuousNoiseLevels) {
   EXPECT_THROW(unet(x, at::zeros({2}, at::kInt)), std::invalid_argument);
 }
 
+TEST(Unet, IsToldTimestepsByTheirScale) {
+  ModelConfig model = small_model();
+  const Weights weights = weights_for(model, kSmallImage);
+  const at::Tensor x = images(2, kSmallImage);
+  const at::Tensor plain = network(model, kSmallImage, weights)(x, at::tensor({25.0, 900.0}));
+  model.timestep_scale = 0.25;
+  EXPECT_TRUE(network(model, kSmallImage, weights)(x, at::tensor({100L, 3600L})).equal(plain));
+}
+
 TEST(Unet, KeepsTheMemoryFormatUnderScaleAndShift) {
   constexpr data::ImageShape kColour{3, 8, 8};  // one channel would be contiguous either way
   const ModelConfig model = small_adm();

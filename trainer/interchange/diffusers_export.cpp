@@ -37,6 +37,10 @@ void check_expressible(const fs::path& folder, const ModelConfig& model, const D
                Json(model.residual_scale).dump(),
            "train with 1");
   }
+  if (model.timestep_scale != 1) {
+    refuse("diffusers' UNet2DModel is told t itself and model.timestep_scale is " + Json(model.timestep_scale).dump(),
+           "train with 1");
+  }
   if (model.attention_heads <= 1) {
     return;
   }

@@ -187,7 +187,8 @@ at::Tensor Resampler::operator()(const at::Tensor& x, const at::Tensor& activate
 TimeEmbedding::TimeEmbedding(const TakeParameter& take, const std::string& name, const ModelConfig& config)
     : linear_1_(take, name + ".linear_1", config.block_out_channels.front(), embedding_width(config), config),
       linear_2_(take, name + ".linear_2", embedding_width(config), embedding_width(config), config),
-      cosines_first_(config.flip_sin_to_cos) {
+      cosines_first_(config.flip_sin_to_cos),
+      timestep_scale_(config.timestep_scale) {
   if (!linear_1_.weight.defined()) {
     return;  // only the list of parameters is wanted
   }
@@ -200,7 +201,7 @@ TimeEmbedding::TimeEmbedding(const TakeParameter& take, const std::string& name,
 }
 
 at::Tensor TimeEmbedding::operator()(const at::Tensor& t) const {
-  const at::Tensor angles = t.to(frequencies_.scalar_type()).unsqueeze(1) * frequencies_;
+  const at::Tensor angles = (t.to(frequencies_.scalar_type()) * timestep_scale_).unsqueeze(1) * frequencies_;
   const at::Tensor sines = angles.sin(), cosines = angles.cos();
   return linear_2_(at::silu(linear_1_(cosines_first_ ? at::cat({cosines, sines}, 1) : at::cat({sines, cosines}, 1))));
 }

@@ -120,7 +120,7 @@ class Resampler {
   Layer layer_;
 };
 
-/// [sin(t f_i), cos(t f_i)], or cosines first with flip_sin_to_cos, through two linear layers;
+/// [sin(s t f_i), cos(s t f_i)], or cosines first with flip_sin_to_cos, through two linear layers; s = timestep_scale,
 /// f_i = 10000^(-i / (half - freq_shift)), half = block_out_channels[0] / 2.
 class TimeEmbedding {
  public:
@@ -133,6 +133,7 @@ class TimeEmbedding {
   Linear linear_2_;
   at::Tensor frequencies_;  // [half]
   bool cosines_first_;
+  double timestep_scale_;
 };
 
 /// A learned vector for each class; the null class, -1, has the zero vector.

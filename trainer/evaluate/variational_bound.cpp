@@ -91,7 +91,7 @@ Prediction in_double(const Prediction& prediction) {
 BoundTerms terms_at(const Denoiser& denoiser, const DiffusionProcess& process, const BoundOptions& options,
                     const at::Tensor& x_0, const at::Tensor& eps, const NoiseLevel& level, std::int64_t step) {
   const at::Tensor t = at::full({x_0.size(0)}, step, x_0.options().dtype(at::kLong));
-  const at::Tensor x_t = process.q_sample(x_0, t, eps);
+  const at::Tensor x_t = level.alpha * x_0 + level.sigma * eps;
   const Prediction prediction = in_double(denoiser(x_t, level));
   return bound_terms(process, options.variance, prediction, x_0.to(at::kDouble), x_t.to(at::kDouble),
                      eps.to(at::kDouble), t, options.cdf);

@@ -10,8 +10,9 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from small_world import write_idx
 
-USAGE, DATA, CONFIG = 64, 65, 78
+USAGE, DATA, RUN, CONFIG = 64, 65, 73, 78
 T = 100
 IMAGES = 40  # of 64: with batches of 16 the last one is short
 
@@ -118,16 +119,19 @@ def numpy_bound(predict, x_0, variance, steps, clip):
     ("fixed_large", 0, "static"),
     ("fixed_small", 0, "none"),
     ("fixed_large", 7, "static"),
+    ("learned_range", 0, "static"),
 ])
 def test_every_term_is_that_of_the_formulas_for_diffusers_network(perrin, datasets, trained, evaluate, tmp_path, variance, steps, clip):
-    run = trained(**{"diffusion.variance_type": variance})
+    learned = variance == "learned_range"
+    run = trained(**{"diffusion.variance_type": variance, **({"objective.loss": "hybrid"} if learned else {})})
     _, found = evaluate(run, tmp_path / "bound", "--steps", steps, "--clip", clip)
     perrin("export", run, "--output", tmp_path / "export")
     unet = diffusers.UNet2DModel.from_pretrained(tmp_path / "export", subfolder="unet").eval()
 
     @torch.no_grad()
     def predict(x_t, t):
-        return unet(torch.from_numpy(x_t).float(), t).sample.double().numpy(), None
+        output = unet(torch.from_numpy(x_t).float(), t).sample.double().numpy()
+        return output[:, :1], (output[:, 1:] + 1) / 2 if learned else None
 
     with h5py.File(datasets / "heldout" / "shard-00000.h5") as shard:
         x_0 = shard["images"][:IMAGES] / 127.5 - 1
@@ -202,19 +206,28 @@ def test_every_kind_of_network_has_a_bound(trained, evaluate, tmp_path, changes)
     assert (arrays["prior"] == 0) == ("diffusion.zero_terminal_snr" in changes)
 
 
-@pytest.mark.parametrize("options, code, said", [
-    (["--metric", "fid"], USAGE, "--metric"),
-    (["--output", "x"], USAGE, "--output is an option of --metric vlb"),
-    (["--steps", "5"], USAGE, "--steps is an option of --metric vlb"),
-    (["--metric", "vlb", "--steps", T + 1], USAGE, f"--steps {T + 1} is more than the {T} timesteps of the model"),
-    (["--metric", "vlb", "--steps", "-1"], USAGE, "--steps"),
-    (["--metric", "vlb", "--clip", "dynamic"], USAGE, "--clip"),
-    (["--metric", "vlb", "--images", "0"], CONFIG, "evaluate.images"),
-    (["--metric", "vlb", "--output", "/dev/null/x"], 73, "cannot write in /dev/null/x"),
-])
-def test_what_cannot_be_evaluated_is_said(perrin, write_config, options, code, said):
-    config, run = write_config(**{"train.steps": 1, "diffusion.timesteps": T})
-    perrin("train", config)
-    outcome = perrin("evaluate", run, *options, check=False)
-    assert outcome.returncode == code, outcome.stdout + outcome.stderr
-    assert outcome.stderr.startswith("error: ") and said in outcome.stderr, outcome.stderr
+def test_what_cannot_be_evaluated_is_said(perrin, trained):
+    run = trained(**{"train.steps": 1})
+    for options, code, said in [
+        (["--metric", "fid"], USAGE, "--metric"),
+        (["--output", "x"], USAGE, "--output is an option of --metric vlb"),
+        (["--steps", "5"], USAGE, "--steps is an option of --metric vlb"),
+        (["--metric", "vlb", "--steps", T + 1], USAGE, f"--steps {T + 1} is more than the {T} timesteps of the model"),
+        (["--metric", "vlb", "--steps", "-1"], USAGE, "--steps"),
+        (["--metric", "vlb", "--clip", "dynamic"], USAGE, "--clip"),
+        (["--metric", "vlb", "--images", "0"], CONFIG, "evaluate.images"),
+        (["--metric", "vlb", "--output", "/dev/null/x"], RUN, "cannot write in /dev/null/x"),
+    ]:
+        outcome = perrin("evaluate", run, *options, check=False)
+        assert outcome.returncode == code, (options, outcome.stdout + outcome.stderr)
+        assert outcome.stderr.startswith("error: ") and said in outcome.stderr, outcome.stderr
+
+
+def test_labels_that_the_model_does_not_know_are_refused(perrin, trained, tmp_path):
+    run = trained(**{"train.steps": 1, "model.num_classes": 4})
+    images = np.zeros((6, 8, 8))
+    write_idx(tmp_path / "images.gz", images)
+    write_idx(tmp_path / "labels.gz", np.arange(6))
+    perrin("prepare", "--images", tmp_path / "images.gz", "--labels", tmp_path / "labels.gz", "--output", tmp_path / "six")
+    outcome = perrin("evaluate", run, "--metric", "vlb", "--heldout", tmp_path / "six", check=False)
+    assert outcome.returncode == DATA and "has labels of 6 classes, and the model knows 4" in outcome.stderr, outcome.stderr

@@ -36,7 +36,7 @@ struct BoundTerms {
 /// Differentiable in the prediction, of any floating type, and finite where abar_T = 0. It holds for any mean and
 /// variance of p: who trains the variance alone detaches the mean.
 /// @param prediction  the mean of p is that of q(x_{t-1} | x_t, x0_hat); its variance is `variance`'s
-/// @param x_0, x_t, eps  [N, C, H, W], x_t = q_sample(x_0, t, eps)
+/// @param x_0, x_t, eps  [N, C, H, W], x_t = alpha x_0 + sigma eps
 /// @param t  [N] int64; any mixture of timesteps
 /// @throws std::invalid_argument when shapes differ or learned_range comes without a fraction
 BoundTerms bound_terms(const DiffusionProcess& process, VarianceType variance, const Prediction& prediction,

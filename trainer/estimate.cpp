@@ -14,14 +14,17 @@ Estimate estimate(const Config& config, const data::ImageShape& shape, int ranks
       unet_parameters(with_output_channels(config.model, shape, config.diffusion.variance_type), shape),
       at::MemoryFormat::Contiguous);
   const auto buffer = layout.size() * static_cast<std::int64_t>(sizeof(float));
-  const auto emas = static_cast<std::int64_t>(config.ema.decays.size());
+  const auto power_emas = static_cast<std::int64_t>(config.ema.power_sigmas.size());
+  const auto emas = static_cast<std::int64_t>(config.ema.decays.size()) + power_emas;
+  const auto file = layout.numel() * static_cast<std::int64_t>(sizeof(float));
   Estimate estimate{.parameters = layout.numel(),
                     .tensors = static_cast<std::int64_t>(layout.ranges().size()),
                     .weight_bytes = buffer,
                     .gradient_bytes = buffer,
                     .adam_bytes = 2 * buffer,
                     .ema_bytes = emas * buffer,
-                    .checkpoint_bytes = (3 + emas) * layout.numel() * static_cast<std::int64_t>(sizeof(float))};
+                    .checkpoint_bytes = (3 + emas) * file,
+                    .snapshot_bytes = config.ema.snapshot_every > 0 ? power_emas * file : 0};
   const SlicePlan plan(config.train.batch_size, ranks, config.train.micro_batch);
   for (int rank = 0; rank < ranks; ++rank) {
     std::int64_t share = 0;

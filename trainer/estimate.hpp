@@ -16,6 +16,7 @@ struct Estimate {
   std::int64_t adam_bytes = 0;        ///< both moments
   std::int64_t ema_bytes = 0;         ///< of all EMAs
   std::int64_t checkpoint_bytes = 0;  ///< of one checkpoint: weights, both moments, EMAs
+  std::int64_t snapshot_bytes = 0;    ///< of one snapshot of the power-function averages; 0 where none are made
   std::int64_t images_per_rank = 0;   ///< of one global batch, at most
   std::int64_t micro_batch = 0;       ///< images of the largest forward pass of a rank
 };

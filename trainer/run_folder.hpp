@@ -19,6 +19,8 @@ class RunPaths {
   /// One JSON object a line.
   std::filesystem::path metrics() const { return root_ / "metrics.jsonl"; }
   std::filesystem::path checkpoints() const { return root_ / "checkpoints"; }
+  /// Of the power-function averages.
+  std::filesystem::path snapshots() const { return root_ / "snapshots"; }
   std::filesystem::path samples() const { return root_ / "samples"; }
   std::filesystem::path logs() const { return root_ / "logs"; }
   std::filesystem::path sample_grid(std::int64_t step) const;

@@ -45,12 +45,13 @@ TrainOutcome train(const Config& config, const std::string& resolved_config, com
                                 .dataset_fingerprint = train_set.fingerprint(),
                                 .image_shape = train_set.shape(),
                                 .sample_order = std::string(data::SampleOrder::kAlgorithm),
-                                .ema_decays = config.ema.decays};
+                                .ema_decays = config.ema.decays,
+                                .power_sigmas = config.ema.power_sigmas};
   TrainingState state{
       .arena = ParameterArena(
           unet_parameters(with_output_channels(config.model, train_set.shape(), config.diffusion.variance_type),
                           train_set.shape()),
-          config.ema.decays.size(), config.run.seed, device),
+          config.ema.decays.size() + config.ema.power_sigmas.size(), config.run.seed, device),
       .progress = {},
       .losses = {},
       .loss_history =
@@ -59,6 +60,7 @@ TrainOutcome train(const Config& config, const std::string& resolved_config, com
 
   std::optional<MetricsLog> metrics;
   if (world.is_root()) {
+    discard_snapshots_after(paths.snapshots(), state.progress.step);
     data::write_file_durably(paths.config(), std::string_view(resolved_config));
     metrics.emplace(paths.metrics(), resumed ? resumed->metrics_bytes : 0);
     spdlog::info("{} parameters, {} training images, global batch {} over {} rank{} on {}",

@@ -79,6 +79,7 @@ TrainOutcome TrainingLoop::run() {
     step();
     if (due(config.train.log_every)) report();
     if (due(config.train.evaluate_every)) evaluate();
+    if (config.ema.snapshot_every > 0 && state_.progress.step % config.ema.snapshot_every == 0) snapshot();
     if (due(config.checkpoint.every) || out_of_time_) checkpoint();
     if (due(config.train.sample_every)) sample();  // after the checkpoint: a picture that fails costs no work
   }
@@ -266,6 +267,11 @@ void TrainingLoop::checkpoint() {
   // No rank leaves, and the run does not end, before the checkpoint is published; writing may take longer than a
   // collective.
   in_.world.control().barrier().wait(kLongWork);
+}
+
+void TrainingLoop::snapshot() {
+  if (metrics_) save_snapshot(paths_.snapshots(), state_, in_.origin);
+  in_.world.control().barrier().wait(kLongWork);  // writing may take longer than a collective
 }
 
 UNet TrainingLoop::predictor() const {

@@ -73,6 +73,8 @@ class TrainingLoop {
   void evaluate();
   void sample();
   void checkpoint();
+  /// Of the power-function averages, before the checkpoint of the same step.
+  void snapshot();
   /// The network over the first EMA; shares its memory.
   UNet predictor() const;
   std::string predictor_name() const;

@@ -30,6 +30,9 @@ std::string dry_run_report(const trainer::Config& config, const trainer::Estimat
                       mebibytes(static_cast<std::int64_t>(images * shape.bytes())), steps_per_epoch,
                       static_cast<double>(config.train.steps) / steps_per_epoch, config.train.steps);
   text += fmt::format("# checkpoint: {} each, {} kept\n", mebibytes(e.checkpoint_bytes), config.checkpoint.keep);
+  if (e.snapshot_bytes > 0)
+    text += fmt::format("# snapshots: {} each, all {} kept\n", mebibytes(e.snapshot_bytes),
+                        config.train.steps / config.ema.snapshot_every);
   return text;
 }
 

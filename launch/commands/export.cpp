@@ -21,9 +21,16 @@ ExitCode export_model(const ExportArguments& arguments) {
   require_writable_folder(arguments.output.parent_path());
   const trainer::StoredModel stored = trainer::load_model(run.checkpoint, weights_of(arguments.source));
   const std::string step = std::to_string(run.manifest.progress.step);
+  std::map<std::string, std::string> metadata = {{"perrin_weights", stored.weights_name}, {"perrin_step", step}};
+  std::string quality;
+  if (stored.profile_residual > 0) {
+    metadata["perrin_profile_residual"] = fmt::format("{:.2g}", stored.profile_residual);
+    quality = fmt::format(" (relative residual of its profile {:.2g})", stored.profile_residual);
+  }
   trainer::export_diffusers(arguments.output, run.config.model, run.config.diffusion, run.manifest.origin.image_shape,
-                            stored.weights, {{"perrin_weights", stored.weights_name}, {"perrin_step", step}});
-  spdlog::info("{}: {} at step {} as a diffusers folder", arguments.output.string(), stored.weights_name, step);
+                            stored.weights, metadata);
+  spdlog::info("{}: {}{} at step {} as a diffusers folder", arguments.output.string(), stored.weights_name, quality,
+               step);
   return ExitCode::ok;
 }
 

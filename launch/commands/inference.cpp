@@ -10,16 +10,27 @@
 namespace perrin::launch {
 
 trainer::WeightsChoice weights_of(const InferenceArguments& arguments) {
-  return arguments.weights == "raw" ? trainer::WeightsChoice::raw : trainer::WeightsChoice::ema;
+  return trainer::parse_weights_choice(arguments.weights);
 }
 
 void add_source_options(CLI::App& app, InferenceArguments& arguments) {
   app.add_option("SOURCE", arguments.source, "A run folder (its newest checkpoint) or a checkpoint folder")
       ->required()
       ->type_name("RUN|CHECKPOINT");
-  app.add_option("--weights", arguments.weights, "The first of ema.decays, or the weights as the optimizer left them")
-      ->check(CLI::IsMember({"ema", "raw"}).description(""))
-      ->type_name("ema|raw")
+  const auto refusal = [](const std::string& text) -> std::string {
+    try {
+      trainer::parse_weights_choice(text);
+      return "";
+    } catch (const std::invalid_argument& error) {
+      return error.what();
+    }
+  };
+  app.add_option(
+         "--weights", arguments.weights,
+         "The first of ema.decays, the weights as the optimizer left them, an average as `perrin inspect` numbers "
+         "them, or one of another relative width made from the run's snapshots")
+      ->check(refusal)
+      ->type_name("ema|raw|ema-N|posthoc-WIDTH")
       ->capture_default_str();
 }
 
@@ -33,6 +44,7 @@ StoredRun find_run(const InferenceArguments& arguments, std::vector<Override> ov
   StoredRun run;
   run.checkpoint = trainer::resolve_checkpoint(arguments.source);
   run.manifest = trainer::read_manifest(run.checkpoint);
+  trainer::require_weights(run.checkpoint, run.manifest, weights_of(arguments));
   overrides.push_back({"distributed.device", arguments.device});
   overrides.push_back({"distributed.threads", std::to_string(arguments.threads)});
   const std::string place = (run.checkpoint / trainer::CheckpointManifest::kFileName).string() + " (config)";
@@ -40,7 +52,8 @@ StoredRun find_run(const InferenceArguments& arguments, std::vector<Override> ov
   return run;
 }
 
-Predictor load_predictor(const StoredRun& run, trainer::WeightsChoice weights, comm::World& world, at::Device device) {
+Predictor load_predictor(const StoredRun& run, const trainer::WeightsChoice& weights, comm::World& world,
+                         at::Device device) {
   // Beside a living training each rank may have found another newest checkpoint.
   trainer::require_same_on_all_ranks(
       world.control(), run.checkpoint.string() + trainer::to_json(run.manifest), "the checkpoints",

@@ -21,7 +21,7 @@ struct InferenceArguments {
   std::int64_t threads = 0;
 };
 
-/// The value of --weights.
+/// The value of --weights. @throws std::invalid_argument, which the option itself has ruled out
 trainer::WeightsChoice weights_of(const InferenceArguments& arguments);
 
 /// Adds RUN|CHECKPOINT and --weights.
@@ -37,7 +37,7 @@ struct StoredRun {
 };
 
 /// @param overrides  what the command's own options change in the run's configuration
-/// @throws CheckpointError; ConfigError for an option out of range
+/// @throws CheckpointError, also for weights that are not there; ConfigError for an option out of range
 StoredRun find_run(const InferenceArguments& arguments, std::vector<Override> overrides);
 
 /// A trained network, ready on this rank's device.
@@ -48,6 +48,7 @@ struct Predictor {
 };
 
 /// @throws CheckpointError if the checkpoint is damaged
-Predictor load_predictor(const StoredRun& run, trainer::WeightsChoice weights, comm::World& world, at::Device device);
+Predictor load_predictor(const StoredRun& run, const trainer::WeightsChoice& weights, comm::World& world,
+                         at::Device device);
 
 }  // namespace perrin::launch

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <charconv>
@@ -39,29 +40,29 @@ std::map<std::string, at::Tensor> logical_tensors(const ParameterLayout& layout,
   return tensors;
 }
 
-}  // namespace
-
-fs::path checkpoint_path(const fs::path& checkpoints, std::int64_t step) {
-  return checkpoints / fmt::format("{}{:08}", kPrefix, step);
+CheckpointManifest describe(Contents contents, const TrainingState& state, const CheckpointOrigin& origin) {
+  return {.contents = contents,
+          .progress = state.progress,
+          .losses = {},
+          .origin = origin,
+          .layout_sha256 = data::sha256_hex(state.arena.layout().description()),
+          .files = {}};
 }
 
-fs::path save_checkpoint(const fs::path& checkpoints, const TrainingState& state, const CheckpointOrigin& origin,
-                         std::uint64_t metrics_bytes) {
-  const fs::path final_path = checkpoint_path(checkpoints, state.progress.step);
-  if (fs::exists(final_path)) throw CheckpointError(final_path, "exists already; a checkpoint is never overwritten");
+/// A file of a checkpoint by its name: tensors by name.
+using TensorFiles = std::map<std::string, std::map<std::string, at::Tensor>>;
+
+/// Writes the files and the manifest that names them, under the step's name in `parent`.
+fs::path publish(const fs::path& parent, CheckpointManifest manifest, const TensorFiles& files) {
+  const fs::path final_path = checkpoint_path(parent, manifest.progress.step);
+  if (fs::exists(final_path)) throw CheckpointError(final_path, "exists already and is never overwritten");
   const fs::path folder = final_path.string() + std::string(kUnfinishedSuffix);
   fs::remove_all(folder);  // what a start that died in the middle of this step left
   fs::create_directories(folder);
   try {
-    CheckpointManifest manifest{.progress = state.progress,
-                                .losses = state.losses,
-                                .metrics_bytes = metrics_bytes,
-                                .origin = origin,
-                                .layout_sha256 = data::sha256_hex(state.arena.layout().description())};
-    for (const auto& [name, flat] : state.arena.persistent()) {
-      const fs::path file = folder / (name + ".safetensors");
-      write_safetensors(file, logical_tensors(state.arena.layout(), flat));
-      manifest.files[file.filename().string()] = {fs::file_size(file), data::sha256_of_file(file)};
+    for (const auto& [name, tensors] : files) {
+      write_safetensors(folder / name, tensors);
+      manifest.files[name] = {fs::file_size(folder / name), data::sha256_of_file(folder / name)};
     }
     data::write_file_durably(folder / CheckpointManifest::kFileName, std::string_view(to_json(manifest)));
     data::rename_durably(folder, final_path);
@@ -71,6 +72,57 @@ fs::path save_checkpoint(const fs::path& checkpoints, const TrainingState& state
     throw;
   }
   return final_path;
+}
+
+/// What interrupted writes left in `parent`.
+void remove_unfinished(const fs::path& parent) {
+  std::error_code ignored;  // a folder that cannot be removed costs space, not the run
+  for (const auto& entry : fs::directory_iterator(parent, ignored))
+    if (entry.path().extension() == kUnfinishedSuffix) fs::remove_all(entry.path(), ignored);
+}
+
+}  // namespace
+
+fs::path checkpoint_path(const fs::path& checkpoints, std::int64_t step) {
+  return checkpoints / fmt::format("{}{:08}", kPrefix, step);
+}
+
+fs::path save_checkpoint(const fs::path& checkpoints, const TrainingState& state, const CheckpointOrigin& origin,
+                         std::uint64_t metrics_bytes) {
+  CheckpointManifest manifest = describe(Contents::checkpoint, state, origin);
+  manifest.losses = state.losses;
+  manifest.metrics_bytes = metrics_bytes;
+  TensorFiles files;
+  for (const auto& [name, flat] : state.arena.persistent())
+    files[name + ".safetensors"] = logical_tensors(state.arena.layout(), flat);
+  if (const LossHistory& history = state.loss_history; history.timesteps() > 0)
+    files[kLossHistoryFile] = {{"losses", at::tensor(history.losses(), at::kDouble)},
+                               {"counts", at::tensor(history.counts(), at::kLong)}};
+  return publish(checkpoints, std::move(manifest), files);
+}
+
+void save_snapshot(const fs::path& snapshots, const TrainingState& state, const CheckpointOrigin& origin) {
+  if (state.progress.updates == 0) return;
+  TensorFiles files;
+  for (std::size_t i = 0; i < origin.power_sigmas.size(); ++i)
+    files[origin.power_average(i) + ".safetensors"] =
+        logical_tensors(state.arena.layout(), state.arena.emas().at(origin.ema_decays.size() + i));
+  publish(snapshots, describe(Contents::snapshot, state, origin), files);
+}
+
+void discard_snapshots_after(const fs::path& snapshots, std::int64_t step) {
+  std::int64_t discarded = 0;
+  for (const fs::path& folder : list_checkpoints(snapshots)) {
+    if (*step_of(folder) <= step) break;  // newest first
+    const fs::path unfinished = folder.string() + std::string(kUnfinishedSuffix);
+    fs::remove_all(unfinished);
+    data::rename_durably(folder, unfinished);  // a start that dies now leaves no half of a snapshot
+    ++discarded;
+  }
+  remove_unfinished(snapshots);
+  if (discarded > 0)
+    spdlog::warn("{}: {} snapshots of steps after {} removed; the run makes them again", snapshots.string(), discarded,
+                 step);
 }
 
 std::vector<fs::path> list_checkpoints(const fs::path& checkpoints) {
@@ -87,24 +139,25 @@ std::vector<fs::path> list_checkpoints(const fs::path& checkpoints) {
 
 void remove_old_checkpoints(const fs::path& checkpoints, std::int64_t keep) {
   const auto found = list_checkpoints(checkpoints);
-  std::error_code ignored;  // a folder that cannot be removed costs space, not the run
+  std::error_code ignored;
   for (auto i = static_cast<std::size_t>(keep); i < found.size(); ++i) fs::remove_all(found[i], ignored);
-  for (const auto& entry : fs::directory_iterator(checkpoints, ignored))
-    if (entry.path().extension() == kUnfinishedSuffix) fs::remove_all(entry.path(), ignored);
+  remove_unfinished(checkpoints);
 }
 
-CheckpointManifest verify_checkpoint(const fs::path& folder) {
-  CheckpointManifest manifest = read_manifest(folder);
-  for (const auto& [name, expected] : manifest.files) {
+CheckpointManifest verify_checkpoint(const fs::path& folder, Contents expected) {
+  CheckpointManifest manifest = read_manifest(folder, expected);
+  const std::string verdict = expected == Contents::checkpoint
+                                  ? "the checkpoint is damaged"
+                                  : "the snapshot is damaged; move it away to reconstruct without it";
+  for (const auto& [name, file] : manifest.files) {
     const fs::path path = folder / name;
-    if (!fs::exists(path)) throw DamagedCheckpoint(path, "is missing: the checkpoint is damaged");
+    if (!fs::exists(path)) throw DamagedCheckpoint(path, "is missing: " + verdict);
     try {
       const std::uint64_t bytes = data::File::open_for_reading(path, data::Symlinks::refuse).size();
-      if (bytes != expected.bytes)
-        throw DamagedCheckpoint(
-            path, fmt::format("has {} bytes instead of {}: the checkpoint is damaged", bytes, expected.bytes));
-      if (data::sha256_of_file(path) != expected.sha256)
-        throw DamagedCheckpoint(path, "does not match its SHA-256 in the manifest: the checkpoint is damaged");
+      if (bytes != file.bytes)
+        throw DamagedCheckpoint(path, fmt::format("has {} bytes instead of {}: {}", bytes, file.bytes, verdict));
+      if (data::sha256_of_file(path) != file.sha256)
+        throw DamagedCheckpoint(path, "does not match its SHA-256 in the manifest: " + verdict);
     } catch (const data::DataError& error) {
       throw CheckpointError(path, std::string("cannot be read: ") + error.what());
     }

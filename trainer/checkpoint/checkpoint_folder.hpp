@@ -14,7 +14,12 @@
 /// A checkpoint is a folder step-00001000 with manifest.json and one safetensors file for each buffer of the arena, in
 /// logical shapes, so that it does not depend on memory layout or the number of ranks. It is written under a temporary
 /// name, flushed to the device, and published by rename: a folder of that name is whole or does not exist.
+/// A snapshot is such a folder with the power-function averages alone, and stays for ever: later reconstructions
+/// (post_hoc.hpp) need them all.
 namespace perrin::trainer {
+
+/// Of a checkpoint, where objective.timesteps is importance: losses [T * 10] fp64 and counts [T] int64 (LossHistory).
+inline constexpr const char* kLossHistoryFile = "loss_history.safetensors";
 
 /// The name of a step's checkpoint inside `checkpoints`.
 std::filesystem::path checkpoint_path(const std::filesystem::path& checkpoints, std::int64_t step);
@@ -27,7 +32,17 @@ std::filesystem::path checkpoint_path(const std::filesystem::path& checkpoints, 
 std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, const TrainingState& state,
                                       const CheckpointOrigin& origin, std::uint64_t metrics_bytes);
 
-/// Folders named like checkpoints, newest step first. Says nothing about their contents.
+/// Writes and publishes the power-function averages, which ema.power_sigmas names. Before the first update there are
+/// none, and nothing is written. One rank calls it, before the checkpoint of the same step: a resume from that would
+/// not come by here again.
+/// @throws as save_checkpoint
+void save_snapshot(const std::filesystem::path& snapshots, const TrainingState& state, const CheckpointOrigin& origin);
+
+/// Removes the snapshots that a start made beyond the step from which the run now goes on.
+/// @throws CheckpointError, data::DataError if one cannot be removed: it would be taken for a part of this run
+void discard_snapshots_after(const std::filesystem::path& snapshots, std::int64_t step);
+
+/// Folders named like checkpoints or snapshots, newest step first. Says nothing about their contents.
 /// @throws CheckpointError if the folder exists and cannot be read
 std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& checkpoints);
 
@@ -36,9 +51,9 @@ void remove_old_checkpoints(const std::filesystem::path& checkpoints, std::int64
 
 /// Reads the manifest and compares length and SHA-256 of every file.
 /// @throws DamagedCheckpoint naming the file that is not what was written; CheckpointError if one cannot be read
-CheckpointManifest verify_checkpoint(const std::filesystem::path& folder);
+CheckpointManifest verify_checkpoint(const std::filesystem::path& folder, Contents expected = Contents::checkpoint);
 
-/// The tensors of one file of a checkpoint by parameter name, fp32 on the CPU.
+/// The tensors of one file of a checkpoint by name (of the parameter), on the CPU.
 /// @throws CheckpointError
 std::map<std::string, at::Tensor> read_checkpoint_tensors(const std::filesystem::path& folder, const std::string& file);
 

@@ -1,5 +1,8 @@
 #include "trainer/checkpoint/manifest.hpp"
 
+#include <fmt/format.h>
+
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "data/data_error.hpp"
@@ -12,7 +15,10 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr const char* kFormat = "perrin-checkpoint";
+std::string name_of(Contents contents) { return contents == Contents::checkpoint ? "checkpoint" : "snapshot"; }
+
+std::string format_of(Contents contents) { return "perrin-" + name_of(contents); }
+
 constexpr std::uint64_t kLargestManifest = std::uint64_t{16}
                                            << 20;  // bytes; bounds what a damaged file can make us allocate
 
@@ -20,20 +26,49 @@ Json without_hash(const CheckpointManifest& m) {
   Json files = Json::object();
   for (const auto& [name, file] : m.files) files[name] = {{"bytes", file.bytes}, {"sha256", file.sha256}};
   const auto& shape = m.origin.image_shape;
-  return {{"format", kFormat},
-          {"format_version", CheckpointManifest::kFormatVersion},
-          {"step", m.progress.step},
-          {"position", m.progress.position},
-          {"updates", m.progress.updates},
-          {"loss_window", {{"sum", m.losses.sum}, {"count", m.losses.count}}},
-          {"metrics_bytes", m.metrics_bytes},
-          {"dataset_fingerprint", m.origin.dataset_fingerprint},
-          {"image_shape", {shape.channels, shape.height, shape.width}},
-          {"sample_order", m.origin.sample_order},
-          {"ema_decays", m.origin.ema_decays},
-          {"layout_sha256", m.layout_sha256},
-          {"config", m.origin.config},
-          {"files", files}};
+  Json json = {{"format", format_of(m.contents)},
+               {"format_version", m.format_version},
+               {"step", m.progress.step},
+               {"position", m.progress.position},
+               {"updates", m.progress.updates},
+               {"loss_window", {{"sum", m.losses.sum}, {"count", m.losses.count}}},
+               {"metrics_bytes", m.metrics_bytes},
+               {"dataset_fingerprint", m.origin.dataset_fingerprint},
+               {"image_shape", {shape.channels, shape.height, shape.width}},
+               {"sample_order", m.origin.sample_order},
+               {"ema_decays", m.origin.ema_decays},
+               {"layout_sha256", m.layout_sha256},
+               {"config", m.origin.config},
+               {"files", files}};
+  if (m.format_version >= 2) {
+    Json& window = json["loss_window"];
+    window["simple"] = m.losses.simple;
+    window["bound"] = m.losses.bound;
+    window["quartile_sums"] = m.losses.quartile_sums;
+    window["quartile_weights"] = m.losses.quartile_weights;
+    json["power_sigmas"] = m.origin.power_sigmas;
+  }
+  return json;
+}
+
+/// A sum that overflowed is null in JSON; the checkpoint is sound all the same.
+double number(const Json& json) {
+  return json.is_null() ? std::numeric_limits<double>::quiet_NaN() : json.get<double>();
+}
+
+LossWindow loss_window(const Json& json, int format_version) {
+  LossWindow window{.sum = number(json.at("sum")), .count = json.at("count")};
+  if (format_version < 2) {
+    window.simple = window.sum;  // there was no other loss
+    return window;
+  }
+  window.simple = number(json.at("simple"));
+  window.bound = number(json.at("bound"));
+  for (std::size_t q = 0; q < LossWindow::kQuartiles; ++q) {
+    window.quartile_sums[q] = number(json.at("quartile_sums").at(q));
+    window.quartile_weights[q] = number(json.at("quartile_weights").at(q));
+  }
+  return window;
 }
 
 constexpr int kCompact = -1, kIndented = 2;
@@ -46,20 +81,49 @@ std::string text_of(const Json& json, int indent) {
 
 CheckpointManifest from_json(const Json& json) {
   CheckpointManifest m;
+  m.format_version = json.at("format_version");
+  m.contents = json.at("format") == format_of(Contents::snapshot) ? Contents::snapshot : Contents::checkpoint;
   m.progress = {json.at("step"), json.at("position"), json.at("updates")};
-  m.losses = {json.at("loss_window").at("sum"), json.at("loss_window").at("count")};
+  m.losses = loss_window(json.at("loss_window"), m.format_version);
   m.metrics_bytes = json.at("metrics_bytes");
   m.origin.config = json.at("config");
   m.origin.dataset_fingerprint = json.at("dataset_fingerprint");
   m.origin.image_shape = {json.at("image_shape").at(0), json.at("image_shape").at(1), json.at("image_shape").at(2)};
   m.origin.sample_order = json.at("sample_order");
   m.origin.ema_decays = json.at("ema_decays").get<std::vector<double>>();
+  if (m.format_version >= 2) m.origin.power_sigmas = json.at("power_sigmas").get<std::vector<double>>();
   m.layout_sha256 = json.at("layout_sha256");
   for (const auto& [name, file] : json.at("files").items()) m.files[name] = {file.at("bytes"), file.at("sha256")};
   return m;
 }
 
+/// @throws CheckpointError for a manifest that this program does not read, or that is of something else
+void require_format(const std::filesystem::path& path, const Json& json, Contents expected) {
+  const Json& format = json.at("format");
+  if (format != format_of(expected)) {
+    if (format == format_of(Contents::snapshot))
+      throw CheckpointError(path, "is of a snapshot of averages; give a run folder or one of its checkpoints");
+    throw CheckpointError(path, "is not the manifest of a perrin " + name_of(expected));
+  }
+  const Json& version = json.at("format_version");
+  if (version < 1 || version > CheckpointManifest::kFormatVersion)
+    throw CheckpointError(path, fmt::format("has format version {}, this program reads versions 1 to {}; use the "
+                                            "perrin that wrote it",
+                                            version.dump(), CheckpointManifest::kFormatVersion));
+}
+
 }  // namespace
+
+std::vector<std::string> CheckpointOrigin::averages() const {
+  std::vector<std::string> names;
+  for (const double decay : ema_decays) names.push_back(fmt::format("EMA {}", decay));
+  for (const double sigma_rel : power_sigmas) names.push_back(fmt::format("power EMA {}", sigma_rel));
+  return names;
+}
+
+std::string CheckpointOrigin::power_average(std::size_t index) const {
+  return fmt::format("ema-{}", ema_decays.size() + index);
+}
 
 std::string to_json(const CheckpointManifest& manifest) {
   Json json = without_hash(manifest);
@@ -67,17 +131,13 @@ std::string to_json(const CheckpointManifest& manifest) {
   return text_of(json, kIndented) + "\n";
 }
 
-CheckpointManifest read_manifest(const std::filesystem::path& folder) {
+CheckpointManifest read_manifest(const std::filesystem::path& folder, Contents expected) {
   const std::filesystem::path path = folder / CheckpointManifest::kFileName;
   if (!std::filesystem::exists(path))
     throw DamagedCheckpoint(path, "is missing, so the folder is no complete checkpoint");
   try {
     const Json json = Json::parse(data::read_text_file(path, kLargestManifest));
-    if (json.at("format") != kFormat) throw CheckpointError(path, "is not the manifest of a perrin checkpoint");
-    if (json.at("format_version") != CheckpointManifest::kFormatVersion)
-      throw CheckpointError(path,
-                            "has format version " + json.at("format_version").dump() + ", this program reads version " +
-                                std::to_string(CheckpointManifest::kFormatVersion) + "; use the perrin that wrote it");
+    require_format(path, json, expected);
     CheckpointManifest manifest = from_json(json);
     // What is hashed is what was understood: an unknown, missing or altered field changes it.
     if (data::sha256_hex(text_of(without_hash(manifest), kCompact)) != json.at("manifest_sha256"))

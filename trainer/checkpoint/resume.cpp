@@ -7,7 +7,9 @@
 
 #include <array>
 #include <bit>
-#include <cstring>
+#include <span>
+#include <stdexcept>
+#include <vector>
 
 #include "data/sha256.hpp"
 #include "trainer/checkpoint/checkpoint_error.hpp"
@@ -36,8 +38,10 @@ void require_same_run(const fs::path& folder, const CheckpointManifest& manifest
   if (stored.image_shape != origin.image_shape || manifest.layout_sha256 != data::sha256_hex(layout.description()))
     throw CheckpointError(
         folder, "holds a model of another architecture; give the [model] of this run, or another run.directory");
-  if (stored.ema_decays != origin.ema_decays)
-    throw CheckpointError(folder, "tracks other EMAs; give the ema.decays of this run, or another run.directory");
+  if (stored.ema_decays != origin.ema_decays || stored.power_sigmas != origin.power_sigmas)
+    throw CheckpointError(folder, fmt::format("tracks other averages ({}); give the ema.decays and ema.power_sigmas of "
+                                              "this run, or another run.directory",
+                                              fmt::join(stored.averages(), ", ")));
 }
 
 /// Out of the way of the checkpoint that will be made at the same step again, and kept for whoever wants to know what
@@ -82,6 +86,36 @@ void load_into(const fs::path& folder, TrainingState& state) {
   }
 }
 
+/// One of the two tensors of a loss history, which a checkpoint has for as many timesteps as the run.
+template <class Number>
+std::vector<Number> history_values(const fs::path& folder, const std::map<std::string, at::Tensor>& tensors,
+                                   const std::string& name, at::ScalarType type, std::size_t size) {
+  const auto tensor = tensors.find(name);
+  if (tensor == tensors.end() || tensor->second.scalar_type() != type ||
+      tensor->second.numel() != static_cast<std::int64_t>(size))
+    throw CheckpointError(folder / kLossHistoryFile, "lacks '" + name + "' for the timesteps of this run");
+  const Number* values = tensor->second.const_data_ptr<Number>();
+  return {values, values + size};
+}
+
+LossHistory read_loss_history(const fs::path& folder, const LossHistory& like) {
+  const auto tensors = read_checkpoint_tensors(folder, kLossHistoryFile);
+  try {
+    return {history_values<double>(folder, tensors, "losses", at::kDouble, like.losses().size()),
+            history_values<std::int64_t>(folder, tensors, "counts", at::kLong, like.counts().size())};
+  } catch (const std::invalid_argument& error) {
+    throw CheckpointError(folder / kLossHistoryFile, error.what());
+  }
+}
+
+void broadcast_from_root(LossHistory& history, comm::Communicator& control) {
+  std::vector<double> losses = history.losses();
+  std::vector<std::int64_t> counts = history.counts();
+  control.broadcast(std::span(losses), 0).wait();
+  control.broadcast(std::span(counts), 0).wait();
+  history = {std::move(losses), std::move(counts)};
+}
+
 void broadcast_from_root(at::Tensor flat, comm::Communicator& control) {
   const at::Tensor on_host = flat.cpu();
   control.broadcast(std::span(on_host.mutable_data_ptr<float>(), static_cast<std::size_t>(on_host.numel())), 0).wait();
@@ -90,7 +124,8 @@ void broadcast_from_root(at::Tensor flat, comm::Communicator& control) {
 
 /// What else than the buffers the ranks must agree on.
 struct Header {
-  std::int64_t found = 0, step = 0, position = 0, updates = 0, loss_count = 0, loss_sum_bits = 0, metrics_bytes = 0;
+  std::int64_t found = 0, step = 0, position = 0, updates = 0, metrics_bytes = 0;
+  LossWindow losses;
 };
 
 }  // namespace
@@ -106,13 +141,13 @@ std::optional<ResumePoint> resume_newest(const fs::path& checkpoints, const Chec
       folder = newest->first;
       require_same_run(folder, manifest, origin, state.arena.layout());
       load_into(folder, state);
-      header = {1,
-                manifest.progress.step,
-                static_cast<std::int64_t>(manifest.progress.position),
-                manifest.progress.updates,
-                manifest.losses.count,
-                std::bit_cast<std::int64_t>(manifest.losses.sum),
-                static_cast<std::int64_t>(manifest.metrics_bytes)};
+      if (state.loss_history.timesteps() > 0) state.loss_history = read_loss_history(folder, state.loss_history);
+      header = {.found = 1,
+                .step = manifest.progress.step,
+                .position = static_cast<std::int64_t>(manifest.progress.position),
+                .updates = manifest.progress.updates,
+                .metrics_bytes = static_cast<std::int64_t>(manifest.metrics_bytes),
+                .losses = manifest.losses};
     }
   }
   auto words = std::bit_cast<std::array<std::int64_t, sizeof(Header) / sizeof(std::int64_t)>>(header);
@@ -121,9 +156,9 @@ std::optional<ResumePoint> resume_newest(const fs::path& checkpoints, const Chec
   if (header.found == 0) return std::nullopt;
 
   for (const auto& [name, flat] : state.arena.persistent()) broadcast_from_root(flat, control);
+  if (state.loss_history.timesteps() > 0) broadcast_from_root(state.loss_history, control);
   state.progress = {header.step, static_cast<std::uint64_t>(header.position), header.updates};
-  state.losses.sum = std::bit_cast<double>(header.loss_sum_bits);
-  state.losses.count = header.loss_count;
+  state.losses = header.losses;
   return ResumePoint{checkpoint_path(checkpoints, header.step), static_cast<std::uint64_t>(header.metrics_bytes)};
 }
 
@@ -133,6 +168,8 @@ std::string hash_of_state(const TrainingState& state) {
     const at::Tensor on_host = flat.cpu();
     hash.update(std::as_bytes(std::span(on_host.const_data_ptr<float>(), static_cast<std::size_t>(on_host.numel()))));
   }
+  hash.update(std::as_bytes(std::span(state.loss_history.losses())));
+  hash.update(std::as_bytes(std::span(state.loss_history.counts())));
   return hash.hex();
 }
 

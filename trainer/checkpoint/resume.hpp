@@ -24,7 +24,7 @@ struct ResumePoint {
 std::optional<ResumePoint> resume_newest(const std::filesystem::path& checkpoints, const CheckpointOrigin& origin,
                                          TrainingState& state, comm::Communicator& control);
 
-/// SHA-256 of weights, Adam state and EMAs as this rank holds them.
+/// SHA-256 of weights, Adam state, EMAs and loss history as this rank holds them.
 std::string hash_of_state(const TrainingState& state);
 
 }  // namespace perrin::trainer

@@ -7,10 +7,24 @@
 
 #include "trainer/checkpoint/checkpoint_error.hpp"
 #include "trainer/checkpoint/checkpoint_folder.hpp"
+#include "trainer/checkpoint/post_hoc.hpp"
 #include "trainer/run_folder.hpp"
 
 namespace perrin::trainer {
+namespace {
+
 namespace fs = std::filesystem;
+
+/// The name of what is chosen, which the checkpoint must hold or be able to make.
+std::string name_in(const fs::path& checkpoint, const CheckpointManifest& manifest, const WeightsChoice& choice) {
+  try {
+    return name_of(choice, manifest.origin);
+  } catch (const std::invalid_argument& error) {
+    throw CheckpointError(checkpoint, error.what());
+  }
+}
+
+}  // namespace
 
 fs::path resolve_checkpoint(const fs::path& run_or_checkpoint) {
   if (fs::exists(run_or_checkpoint / CheckpointManifest::kFileName)) return run_or_checkpoint;
@@ -23,15 +37,25 @@ fs::path resolve_checkpoint(const fs::path& run_or_checkpoint) {
           : "does not exist; give a run folder or one of its checkpoints");
 }
 
-StoredModel load_model(const fs::path& run_or_checkpoint, WeightsChoice choice) {
+void require_weights(const fs::path& checkpoint, const CheckpointManifest& manifest, const WeightsChoice& choice) {
+  name_in(checkpoint, manifest, choice);
+  if (const auto* post_hoc = std::get_if<PostHocAverage>(&choice))
+    PostHocEma(checkpoint, manifest, post_hoc->sigma_rel);
+}
+
+StoredModel load_model(const fs::path& run_or_checkpoint, const WeightsChoice& choice) {
   const fs::path folder = resolve_checkpoint(run_or_checkpoint);
-  StoredModel model{.manifest = verify_checkpoint(folder), .weights_name = "raw", .weights = {}};
-  std::string file = "weights.safetensors";
-  if (choice == WeightsChoice::ema) {
-    file = "ema-0.safetensors";
-    model.weights_name = fmt::format("EMA {}", model.manifest.origin.ema_decays.front());
+  StoredModel model{.manifest = verify_checkpoint(folder), .weights_name = {}, .weights = {}};
+  model.weights_name = name_in(folder, model.manifest, choice);
+  if (const auto* post_hoc = std::get_if<PostHocAverage>(&choice)) {
+    const PostHocEma reconstructed(folder, model.manifest, post_hoc->sigma_rel);
+    model.profile_residual = reconstructed.residual();
+    model.weights = reconstructed.sum();
+  } else {
+    const auto* average = std::get_if<StoredAverage>(&choice);
+    const std::string buffer = average != nullptr ? fmt::format("ema-{}", average->index) : "weights";
+    model.weights = read_checkpoint_tensors(folder, buffer + ".safetensors");
   }
-  model.weights = read_checkpoint_tensors(folder, file);
   return model;
 }
 
@@ -48,6 +72,8 @@ nlohmann::ordered_json inspect_checkpoint(const fs::path& run_or_checkpoint) {
     sha256[fs::path(name).stem().string()] = file.sha256;
     bytes += file.bytes;
   }
+  nlohmann::ordered_json averages = nlohmann::ordered_json::object();
+  for (const std::string& name : manifest.origin.averages()) averages[fmt::format("ema-{}", averages.size())] = name;
   const auto& shape = manifest.origin.image_shape;
   return {{"kind", "checkpoint"},
           {"path", folder.string()},
@@ -56,7 +82,8 @@ nlohmann::ordered_json inspect_checkpoint(const fs::path& run_or_checkpoint) {
           {"updates", manifest.progress.updates},
           {"parameters", parameters},
           {"image_shape", {shape.channels, shape.height, shape.width}},
-          {"ema_decays", manifest.origin.ema_decays},
+          {"averages", averages},
+          {"snapshots", snapshots_beside(folder).size()},
           {"dataset_fingerprint", manifest.origin.dataset_fingerprint},
           {"bytes", bytes},
           {"sha256", sha256}};

@@ -9,15 +9,15 @@
 #include <string>
 
 #include "trainer/checkpoint/manifest.hpp"
+#include "trainer/checkpoint/weights_choice.hpp"
 
 namespace perrin::trainer {
-
-enum class WeightsChoice { ema, raw };
 
 /// The weights of a checkpoint, enough to sample from them.
 struct StoredModel {
   CheckpointManifest manifest;
-  std::string weights_name;                   ///< "raw", or "EMA 0.9999"
+  std::string weights_name;                   ///< as name_of() says
+  double profile_residual = 0;                ///< PostHocEma::residual(); 0 for weights that are stored
   std::map<std::string, at::Tensor> weights;  ///< by parameter name, fp32, CPU
 };
 
@@ -25,11 +25,17 @@ struct StoredModel {
 /// @throws CheckpointError saying what was looked for
 std::filesystem::path resolve_checkpoint(const std::filesystem::path& run_or_checkpoint);
 
-/// Reads and verifies weights. @param choice ema takes the first of ema.decays
-/// @throws CheckpointError
-StoredModel load_model(const std::filesystem::path& run_or_checkpoint, WeightsChoice choice);
+/// Refuses, by looking at manifests alone, weights that load_model could not find or reconstruct.
+/// @throws CheckpointError listing what there is
+void require_weights(const std::filesystem::path& checkpoint, const CheckpointManifest& manifest,
+                     const WeightsChoice& choice);
 
-/// What a checkpoint holds: path, step, position, updates, parameters, and the SHA-256 of each file. Verifies it first.
+/// Reads and verifies weights, or reconstructs them (post_hoc.hpp).
+/// @throws CheckpointError
+StoredModel load_model(const std::filesystem::path& run_or_checkpoint, const WeightsChoice& choice);
+
+/// What a checkpoint holds: path, step, position, updates, parameters, averages, the number of its run's snapshots, and
+/// the SHA-256 of each file. Verifies it first.
 nlohmann::ordered_json inspect_checkpoint(const std::filesystem::path& run_or_checkpoint);
 
 }  // namespace perrin::trainer

@@ -9,6 +9,7 @@
 
 #include "trainer/optimize/gradient_norm.hpp"
 #include "trainer/optimize/learning_rate.hpp"
+#include "trainer/optimize/power_ema.hpp"
 
 namespace perrin::trainer {
 namespace {
@@ -68,7 +69,9 @@ void update_by_operators(ParameterArena& arena, const AdamScalars& s, const std:
 }  // namespace
 
 AdamEma::AdamEma(OptimizerConfig optimizer, EmaConfig ema, std::int64_t total_steps)
-    : optimizer_(optimizer), ema_(std::move(ema)), total_steps_(total_steps) {}
+    : optimizer_(optimizer), ema_(std::move(ema)), total_steps_(total_steps) {
+  for (const double sigma_rel : ema_.power_sigmas) power_gammas_.push_back(power_ema_gamma(sigma_rel));
+}
 
 UpdateOutcome AdamEma::update(ParameterArena& arena, std::int64_t step, std::int64_t updates) const {
   UpdateOutcome outcome{gradient_norm(arena.gradients()), learning_rate(optimizer_, step, total_steps_), false};
@@ -94,6 +97,8 @@ UpdateOutcome AdamEma::update(ParameterArena& arena, std::int64_t step, std::int
   std::vector<float> ema_weights;
   for (const double decay : ema_.decays)
     ema_weights.push_back(static_cast<float>(1.0 - ema_decay(decay, ema_.warmup, updates)));
+  for (const double gamma : power_gammas_)
+    ema_weights.push_back(static_cast<float>(power_ema_weight(gamma, updates + 1)));
 
   const at::NoGradGuard no_grad;
   if (arena.weights().is_cpu())

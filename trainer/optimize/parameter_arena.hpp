@@ -23,6 +23,7 @@ class ParameterArena {
   at::Tensor& gradients() { return gradients_; }
   at::Tensor& adam_m() { return adam_m_; }
   at::Tensor& adam_v() { return adam_v_; }
+  /// One for each of ema.decays, then one for each of ema.power_sigmas.
   std::vector<at::Tensor>& emas() { return emas_; }
   const std::vector<at::Tensor>& emas() const { return emas_; }
 

@@ -84,9 +84,9 @@ void evaluate_loss(const Evaluation& of) {
     if (result.bound) json["vlb"] = *result.bound;
     fmt::print("{}\n", json.dump(2));
   } else {
-    fmt::print("held-out loss {:.6f}{} over {} images of {} ({}, step {})\n", result.loss,
-               result.bound ? fmt::format(", about {:.3f} bits/dim,", *result.bound) : "", result.images,
-               of.heldout.folder().string(), of.predictor.stored.weights_name, of.run.manifest.progress.step);
+    fmt::print("held-out loss {:.6f} over {} images of {} ({}, step {}){}\n", result.loss, result.images,
+               of.heldout.folder().string(), of.predictor.stored.weights_name, of.run.manifest.progress.step,
+               result.bound ? fmt::format("; about {:.3f} bits/dim", *result.bound) : "");
   }
 }
 

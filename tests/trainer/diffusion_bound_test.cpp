@@ -401,5 +401,24 @@ TEST(BoundTermsOfAnyPrediction, RefuseShapesThatDiffer) {
                std::invalid_argument);
 }
 
+TEST(BoundTermsOfAnyPrediction, WeighTheErrorOfTheNoiseAsHoSays) {
+  // Ho et al. 2020, eq. 12: L_{t-1} = beta^2 / (2 Sigma alpha (1 - abar)) |eps - eps_hat|^2, here with Sigma = beta~.
+  const DiffusionProcess process{NoiseSchedule(DiffusionConfig{})};
+  const at::Tensor t = at::tensor({1L, 20L, 500L, 999L});
+  const at::Tensor x_0 = at::linspace(-1, 1, 48, at::kDouble).view({4, 3, 2, 2});
+  const at::Tensor eps = (7 * x_0).sin(), eps_hat = (5 * x_0).cos();
+  const auto levels = levels_at(process, t);
+  const at::Tensor x_t = q_sample(x_0, eps, levels);
+  const Prediction prediction = read_output(PredictionType::epsilon, x_t, eps_hat, levels, 0.5);
+  const at::Tensor vb = bound_terms(process, VarianceType::fixed_small, prediction, x_0, x_t, eps, t).vb;
+  for (std::int64_t i = 0; i < 4; ++i) {
+    const auto step = static_cast<std::size_t>(t[i].item<std::int64_t>());
+    const double beta = process.schedule().betas()[step], abar = process.schedule().alphas_cumprod()[step];
+    const double weight = beta * beta / (2 * process.schedule().posterior_variance()[step] * (1 - beta) * (1 - abar));
+    const double error = (eps[i] - eps_hat[i]).square().mean().item<double>();
+    EXPECT_NEAR(vb[i].item<double>() / (weight * error / std::log(2.0)), 1, 1e-9) << step;
+  }
+}
+
 }  // namespace
 }  // namespace perrin::trainer

@@ -84,6 +84,32 @@ TEST_F(Parameterizations, EdmsFactorsAreThoseOfItsTable) {
   }
 }
 
+TEST_F(Parameterizations, EdmOfUnitDataPredictsMinusV) {
+  for (const std::int64_t t : {0L, 300L, 999L}) {
+    const NoiseLevel level = schedule->level(t);
+    const auto [c_skip, c_out, c_in] = precondition(PredictionType::edm, level, /*sigma_data=*/1);
+    EXPECT_NEAR(c_skip, level.alpha, 1e-12);
+    EXPECT_NEAR(c_out, level.sigma, 1e-12);
+    EXPECT_NEAR(c_in, 1, 1e-12);
+    const std::vector levels(3, level);
+    EXPECT_TRUE(network_target(PredictionType::edm, x_0, eps, levels, 1)
+                    .allclose(-network_target(PredictionType::v, x_0, eps, levels, 1), 0, 1e-12));
+  }
+}
+
+TEST_F(Parameterizations, NoOtherSkipAmplifiesEdmsErrorsLess) {
+  // Karras et al. 2022, appendix B.6: c_out^2 = (1 - c_skip)^2 sigma_data^2 + c_skip^2 sigma^2 at its least.
+  for (const double sigma : {0.01, 0.5, 20.0}) {
+    const auto amplified = [&](double c_skip) {
+      return std::pow(1 - c_skip, 2) * kSigmaData * kSigmaData + c_skip * c_skip * sigma * sigma;
+    };
+    const Preconditioning factors = precondition(PredictionType::edm, {1, sigma}, kSigmaData);
+    EXPECT_NEAR(factors.c_out * factors.c_out, amplified(factors.c_skip), 1e-14);
+    for (const double other : {factors.c_skip * 0.99, factors.c_skip * 1.01})
+      EXPECT_GT(amplified(other), amplified(factors.c_skip));
+  }
+}
+
 TEST_F(Parameterizations, SixChannelsAreAMeanAndAVariance) {
   const auto levels = levels_for(PredictionType::epsilon);
   const at::Tensor output = wave({3, 4, 4, 4}, 3);

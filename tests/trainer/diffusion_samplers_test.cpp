@@ -183,6 +183,31 @@ TEST_F(SamplersOnGaussianData, DdimWithEtaOneAndAllStepsIsFixedSmallAncestralSam
   }
 }
 
+TEST_F(SamplersOnGaussianData, TheFirstOrderStepOfDpmSolverIsDdimWithoutNoise) {
+  // Lu et al. 2022, section 4: DDIM is DPM-Solver++ of order 1.
+  for (const auto& [from, to] : {std::pair{999, 700}, {500, 499}, {30, 0}}) {
+    const NoiseLevel here = schedule.level(from), there = schedule.level(to);
+    const at::Tensor x = one_pixel(0.7);
+    const Prediction prediction = data.denoiser()(x, here);
+    EXPECT_NEAR(dpm_solver_step(x, prediction.x0, here, there, {}, {}).item<double>(),
+                ddim_step(prediction, here, there, 0, {}).item<double>(), 1e-12);
+  }
+}
+
+TEST(DdimStep, KeepsTheMarginalForEveryEta) {
+  // With a denoiser that knows x_0, x ~ N(a x_0, sigma^2) goes to N(a' x_0, sigma'^2): Song et al. 2021, eq. 7.
+  const NoiseSchedule schedule{DiffusionConfig{}};
+  const NoiseLevel from = schedule.level(600), to = schedule.level(300);
+  const auto step = [&](double eta, double eps, double z) {
+    return ddim_step({one_pixel(0.4), one_pixel(eps), {}}, from, to, eta, one_pixel(z)).item<double>();
+  };
+  for (const double eta : {0.0, 0.3, 0.8, 1.0}) {
+    const double mean = step(eta, 0, 0);
+    EXPECT_NEAR(mean, to.alpha * 0.4, 1e-14);
+    EXPECT_NEAR(std::pow(step(eta, 1, 0) - mean, 2) + std::pow(step(eta, 0, 1) - mean, 2), to.sigma * to.sigma, 1e-14);
+  }
+}
+
 TEST_F(SamplersOnGaussianData, ChurnAddsTheNoiseThatItsLevelsSay) {
   // From N(0, sigma_max^2) + x_0 any churn keeps the marginals: with many steps the deviation is the data's.
   const std::int64_t steps = 400;

@@ -29,4 +29,12 @@ void require_writable_folder(const std::filesystem::path& folder) {
                                       folder.string(), existing.string(), reason));
 }
 
+void make_writable_folder(const std::filesystem::path& folder) {
+  require_writable_folder(folder);
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error)
+    throw trainer::RunError(fmt::format("cannot make {}: {}; choose another folder", folder.string(), error.message()));
+}
+
 }  // namespace perrin::launch

@@ -126,7 +126,7 @@ struct OptimizerConfig {
   double eps = 1e-8;
   AdamEpsilon eps_form = AdamEpsilon::corrected;
   double clip_norm = 1.0;                      ///< of the whole gradient; 0: no clipping
-  std::int64_t warmup_steps = 5000;            ///< lr rises linearly over these updates
+  std::int64_t warmup_steps = 5000;            ///< lr rises linearly over these steps
   LrSchedule schedule = LrSchedule::constant;  ///< after the warm-up; cosine falls to 0 at train.steps
 };
 

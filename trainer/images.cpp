@@ -16,9 +16,9 @@ at::Tensor to_pixels(const at::Tensor& images) {
   return images.add(1.0).mul_(127.5).round_().clamp_(0, 255).to(at::kByte).cpu();
 }
 
-at::Tensor labels_of(const data::Batch& batch, const ModelConfig& model, at::Device device) {
+at::Tensor to_labels(std::span<const std::int32_t> labels, const ModelConfig& model, at::Device device) {
   if (model.num_classes == 0) return {};
-  return at::tensor(at::ArrayRef<std::int32_t>(batch.labels), at::kLong).to(device);
+  return at::tensor(at::ArrayRef<std::int32_t>(labels.data(), labels.size()), at::kLong).to(device);
 }
 
 }  // namespace perrin::trainer

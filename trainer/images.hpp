@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <span>
 
-#include "data/batch_loader.hpp"
 #include "data/image_shape.hpp"
 #include "trainer/config.hpp"
 
@@ -16,9 +15,9 @@ namespace perrin::trainer {
 /// section 3.3).
 at::Tensor to_model_range(std::span<const std::uint8_t> pixels, const data::ImageShape& shape, at::Device device);
 
-/// The labels of a batch as the network takes them: [N] int64 on `device`, -1: none; undefined for an unconditional
+/// Labels as the network takes them: [N] int64 on `device`, -1: none; undefined for an unconditional
 /// model.
-at::Tensor labels_of(const data::Batch& batch, const ModelConfig& model, at::Device device);
+at::Tensor to_labels(std::span<const std::int32_t> labels, const ModelConfig& model, at::Device device);
 
 /// Back to pixels: round((x + 1) * 127.5), clamped to [0, 255]; uint8, on the CPU. Rounds where OpenAI's code
 /// truncates.

@@ -3,11 +3,10 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <span>
 
 namespace perrin::trainer {
 namespace {
-
-static_assert(LossWindow::kQuartiles == 4);
 
 std::vector<double> on_host(const at::Tensor& values) {
   const at::Tensor host = values.detach().to(at::kDouble).cpu().contiguous();
@@ -21,18 +20,27 @@ StepLosses::StepLosses(std::int64_t global_batch, bool keep_each)
       sums_(kEach + static_cast<std::size_t>(keep_each ? global_batch : 0), 0.0) {}
 
 void StepLosses::add(const ObjectiveTerms& terms, const LevelDraw& draw, std::int64_t offset) {
-  const std::vector<double> loss = on_host(terms.loss), simple = on_host(terms.simple);
-  const std::vector<double> bound = terms.bound.defined() ? on_host(terms.bound) : std::vector<double>(loss.size(), 0);
-  for (std::size_t i = 0; i < loss.size(); ++i) {
+  const auto images = static_cast<std::size_t>(terms.loss.size(0));
+  const at::Tensor none = at::zeros_like(terms.loss);
+  // One copy from the device for all three.
+  const std::vector<double> all =
+      on_host(at::cat({terms.loss, terms.simple, terms.bound.defined() ? terms.bound : none}));
+  const std::span loss(all.data(), images), simple(all.data() + images, images), bound(all.data() + 2 * images, images);
+  for (std::size_t i = 0; i < images; ++i) {
     const double weight = draw.weights[i];
     sums_[kLoss] += weight * loss[i] / global_batch_;
     sums_[kSimple] += weight * simple[i] / global_batch_;
     sums_[kBound] += weight * bound[i] / global_batch_;
-    const auto quartile = std::min<std::size_t>(static_cast<std::size_t>(4 * draw.quantiles[i]), 3);
+    const auto quartile =
+        std::min(static_cast<std::size_t>(LossWindow::kQuartiles * draw.quantiles[i]), LossWindow::kQuartiles - 1);
     sums_[kQuartileSums + quartile] += weight * loss[i];
     sums_[kQuartileWeights + quartile] += weight;
     if (sums_.size() > kEach) sums_[kEach + static_cast<std::size_t>(offset) + i] = loss[i];
   }
+}
+
+void StepLosses::add_up(comm::Communicator& control) {
+  control.all_reduce(std::span<double>(sums_), comm::ReduceOp::sum).wait();
 }
 
 void StepLosses::add_to(LossWindow& window) const {

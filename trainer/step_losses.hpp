@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "comm/communicator.hpp"
 #include "trainer/checkpoint/training_state.hpp"
 #include "trainer/diffusion/level_sampler.hpp"
 #include "trainer/diffusion/objective.hpp"
@@ -18,9 +19,12 @@ class StepLosses {
   /// Takes in one slice. @param offset  of its first image in the global batch
   void add(const ObjectiveTerms& terms, const LevelDraw& draw, std::int64_t offset);
 
-  /// Everything as one array of sums, so that one reduction serves: what the ranks add up.
-  std::vector<double>& sums() { return sums_; }
+  /// Asks every rank to stop after this step.
+  void request_stop() { sums_[kStop] = 1; }
+  /// Adds up what the ranks gathered, in one reduction. Collective.
+  void add_up(comm::Communicator& control);
 
+  bool stop_requested() const { return sums_[kStop] > 0; }
   double loss() const { return sums_[kLoss]; }
   /// Adds this step to the window since the last report.
   void add_to(LossWindow& window) const;
@@ -30,12 +34,13 @@ class StepLosses {
 
  private:
   enum Index : std::size_t {
+    kStop,
     kLoss,
     kSimple,
     kBound,
     kQuartileSums,
-    kQuartileWeights = kQuartileSums + 4,
-    kEach = kQuartileWeights + 4
+    kQuartileWeights = kQuartileSums + LossWindow::kQuartiles,
+    kEach = kQuartileWeights + LossWindow::kQuartiles
   };
 
   double global_batch_;

@@ -111,7 +111,7 @@ void TrainingLoop::step() {
     last_update_ =
         optimizer_.update(state_.arena, state_.progress.step, state_.progress.updates);  // clip, Adam, EMA: one pass
   else
-    last_update_.skipped = true;
+    last_update_ = {NAN, learning_rate(in_.config.optimizer, state_.progress.step, in_.config.train.steps), true};
 
   if (importance) losses.add_to(state_.loss_history, timesteps_of_batch(first));
   ++state_.progress.step;
@@ -136,13 +136,13 @@ at::Tensor TrainingLoop::images_of(const data::Batch& batch) const {
 }
 
 at::Tensor TrainingLoop::labels_of(const data::Batch& batch) const {
-  at::Tensor labels = trainer::labels_of(batch, in_.config.model, at::kCPU);
-  if (!labels.defined()) return labels;
+  const ModelConfig& model = in_.config.model;
+  if (model.label_dropout == 0) return to_labels(batch.labels, model, in_.device);
+  std::vector<std::int32_t> labels = batch.labels;
   const Stream stream{.seed = in_.config.run.seed, .purpose = Purpose::label_dropout};
-  for (std::size_t i = 0; i < batch.size(); ++i)
-    if (keyed_uniform(stream, batch.positions[i]) < in_.config.model.label_dropout)
-      labels[static_cast<std::int64_t>(i)] = -1;
-  return labels.to(in_.device);
+  for (std::size_t i = 0; i < labels.size(); ++i)
+    if (keyed_uniform(stream, batch.positions[i]) < model.label_dropout) labels[i] = -1;
+  return to_labels(labels, model, in_.device);
 }
 
 std::vector<std::int64_t> TrainingLoop::timesteps_of_batch(std::uint64_t first) const {
@@ -158,11 +158,9 @@ void TrainingLoop::agree(StepLosses& losses) {
   // The clock of rank 0 alone decides, and all learn of it in the same step.
   const double budget = in_.config.train.max_minutes * 60;
   const bool stop = in_.world.is_root() && budget > 0 && seconds_between(started_, Clock::now()) >= budget;
-  std::vector<double>& sums = losses.sums();
-  sums.push_back(stop ? 1.0 : 0.0);
-  in_.world.control().all_reduce(std::span<double>(sums), comm::ReduceOp::sum).wait();
-  out_of_time_ = sums.back() > 0;
-  sums.pop_back();
+  if (stop) losses.request_stop();
+  losses.add_up(in_.world.control());
+  out_of_time_ = losses.stop_requested();
 }
 
 void TrainingLoop::accept(const StepLosses& losses) {
@@ -237,12 +235,12 @@ void TrainingLoop::evaluate() {
                         {"loss", heldout.loss},
                         {"images", heldout.images},
                         {"weights", predictor_name()}};
-  if (heldout.bound) row["vlb"] = *heldout.bound;
+  if (heldout.bound_estimate) row["vlb_estimate"] = *heldout.bound_estimate;
   metrics_->write(row);
   progress_->interrupt();
   spdlog::info("held-out loss {:.5f}{} over {} images with {} weights at step {} ({:.1f} s)", heldout.loss,
-               heldout.bound ? fmt::format(", about {:.3f} bits/dim,", *heldout.bound) : "", heldout.images,
-               predictor_name(), state_.progress.step, seconds_between(begun, Clock::now()));
+               heldout.bound_estimate ? fmt::format(", about {:.3f} bits/dim,", *heldout.bound_estimate) : "",
+               heldout.images, predictor_name(), state_.progress.step, seconds_between(begun, Clock::now()));
 }
 
 void TrainingLoop::sample() {

@@ -88,7 +88,6 @@ std::string bound_table(const VariationalBound& bound) {
 
 void write_bound(const std::filesystem::path& folder, const VariationalBound& bound,
                  const nlohmann::ordered_json& report) {
-  std::filesystem::create_directories(folder);
   data::write_file_durably(folder / "vlb.json", report.dump(2) + "\n");
 
   const auto array = [](const std::vector<double>& values) { return at::tensor(values, at::kDouble); };

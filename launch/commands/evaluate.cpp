@@ -30,6 +30,7 @@ struct EvaluateArguments {
   std::filesystem::path output;
   std::int64_t steps = 0;
   std::string clip = "static";
+  std::string cdf = "tanh";
   bool json = false;
 };
 
@@ -53,6 +54,11 @@ data::Dataset open_heldout(const EvaluateArguments& arguments, const StoredRun& 
     throw data::DataError(folder, fmt::format("has labels of {} classes, and the model knows {}; prepare it with the "
                                               "labels of the training dataset",
                                               classes, run.config.model.num_classes));
+  }
+  if (run.config.model.num_classes > 0 && run.config.model.label_dropout == 0 && heldout.manifest().unlabelled > 0) {
+    throw data::DataError(folder, fmt::format("has {} images without a label, and the model was never trained on one; "
+                                              "prepare it with the labels of the training dataset",
+                                              heldout.manifest().unlabelled));
   }
   return heldout;
 }
@@ -81,12 +87,12 @@ void evaluate_loss(const Evaluation& of) {
   if (of.arguments.json) {
     nlohmann::ordered_json json = of.origin();
     json.update({{"images", result.images}, {"loss", result.loss}});
-    if (result.bound) json["vlb"] = *result.bound;
+    if (result.bound_estimate) json["vlb_estimate"] = *result.bound_estimate;
     fmt::print("{}\n", json.dump(2));
   } else {
     fmt::print("held-out loss {:.6f} over {} images of {} ({}, step {}){}\n", result.loss, result.images,
                of.heldout.folder().string(), of.predictor.stored.weights_name, of.run.manifest.progress.step,
-               result.bound ? fmt::format("; about {:.3f} bits/dim", *result.bound) : "");
+               result.bound_estimate ? fmt::format("; about {:.3f} bits/dim", *result.bound_estimate) : "");
   }
 }
 
@@ -101,31 +107,37 @@ void evaluate_bound(const Evaluation& of) {
   const auto schedule = std::make_shared<const trainer::NoiseSchedule>(config.diffusion);
   const auto clip = of.arguments.clip == "none" ? trainer::ClipX0::none : trainer::ClipX0::fixed;
   const trainer::BatchDenoiser denoiser_of = [&](const data::Batch& batch) {
-    const at::Tensor labels = trainer::labels_of(batch, config.model, of.device);
+    const at::Tensor labels = trainer::to_labels(batch.labels, config.model, of.device);
     return trainer::with_clipped_x0(trainer::model_denoiser(of.predictor.model, config, schedule, labels), clip,
                                     /*percentile=*/1);
   };
-  const trainer::BoundOptions options{.images = config.evaluate.images,
-                                      .batch_size = config.evaluate.batch_size,
-                                      .steps = of.arguments.steps,
-                                      .variance = config.diffusion.variance_type};
+  const trainer::BoundOptions options{
+      .images = config.evaluate.images,
+      .batch_size = config.evaluate.batch_size,
+      .steps = of.arguments.steps,
+      .variance = config.diffusion.variance_type,
+      .cdf = of.arguments.cdf == "erf" ? trainer::NormalCdf::erf : trainer::NormalCdf::tanh};
   const trainer::VariationalBound bound = trainer::variational_bound(
       denoiser_of, *schedule, options, of.heldout, of.world.control(), of.device, narrator(of.arguments.json));
   if (!of.world.is_root()) return;
 
   nlohmann::ordered_json report = of.origin();
-  report.update({{"images", bound.images}, {"timesteps", bound.vb.size()}, {"clip", of.arguments.clip}});
+  report.update({{"images", bound.images},
+                 {"timesteps", bound.vb.size()},
+                 {"clip", of.arguments.clip},
+                 {"cdf", of.arguments.cdf}});
   report.update(bound_summary(bound));
-  if (!of.arguments.output.empty()) write_bound(of.arguments.output, bound, report);
-  if (of.arguments.json) {
+  if (of.arguments.json)
     fmt::print("{}\n", report.dump(2));
-    return;
-  }
-  fmt::print("variational bound of {} images of {} ({}, step {}, {} timesteps, {})\n{}", bound.images,
-             of.heldout.folder().string(), of.predictor.stored.weights_name, of.run.manifest.progress.step,
-             bound.vb.size(), clip == trainer::ClipX0::none ? "x0 not clipped" : "x0 clipped to [-1, 1]",
-             bound_table(bound));
-  if (!of.arguments.output.empty())
+  else
+    fmt::print("variational bound of {} images of {} ({}, step {}, {} timesteps, {})\n{}", bound.images,
+               of.heldout.folder().string(), of.predictor.stored.weights_name, of.run.manifest.progress.step,
+               bound.vb.size(), clip == trainer::ClipX0::none ? "x0 not clipped" : "x0 clipped to [-1, 1]",
+               bound_table(bound));
+  if (of.arguments.output.empty()) return;
+  std::fflush(stdout);  // hours of work are said before a disk can refuse them
+  write_bound(of.arguments.output, bound, report);
+  if (!of.arguments.json)
     fmt::print("every term: {0}/vlb.npz, {0}/vlb.svg, {0}/vlb.json\n", of.arguments.output.string());
 }
 
@@ -136,7 +148,7 @@ ExitCode evaluate(const EvaluateArguments& arguments, Session& session) {
                                  arguments.steps, run.config.diffusion.timesteps));
   }
   const data::Dataset heldout = open_heldout(arguments, run);
-  if (!arguments.output.empty()) require_writable_folder(arguments.output);
+  if (!arguments.output.empty() && session.is_root()) make_writable_folder(arguments.output);
   comm::World& world = session.start_world(world_options(run.config.distributed, /*require_all_slurm_tasks=*/false));
   const at::Device device = bind_device(run.config.distributed, world);
   const Predictor predictor = load_predictor(run, weights_of(arguments.source), world, device);
@@ -151,7 +163,7 @@ ExitCode evaluate(const EvaluateArguments& arguments, Session& session) {
 /// Options that would change nothing are refused, not passed over.
 void refuse_bound_options(const CLI::App& app, const std::string& metric) {
   if (metric == "vlb") return;
-  for (const char* option : {"--output", "--steps", "--clip"}) {
+  for (const char* option : {"--output", "--steps", "--clip", "--cdf"}) {
     if (app.count(option) > 0) throw UsageError(fmt::format("{} is an option of --metric vlb", option));
   }
 }
@@ -173,12 +185,16 @@ Command evaluate_command(CLI::App& program) {
       ->type_name("N");
   app->add_option("--steps", arguments->steps,
                   "vlb: timesteps of the process, evenly chosen and respaced; 0: all, as published figures")
-      ->check(CLI::NonNegativeNumber.description(""))
+      ->check(CLI::Range(0, 1'000'000).description(""))
       ->type_name("N")
       ->capture_default_str();
   app->add_option("--clip", arguments->clip, "vlb: predicted images kept in [-1, 1], as published figures, or not")
       ->check(CLI::IsMember({"static", "none"}).description(""))
       ->type_name("static|none")
+      ->capture_default_str();
+  app->add_option("--cdf", arguments->cdf, "vlb: the decoder's normal distribution, as in published figures or exactly")
+      ->check(CLI::IsMember({"tanh", "erf"}).description(""))
+      ->type_name("tanh|erf")
       ->capture_default_str();
   app->add_option("--output", arguments->output, "vlb: folder for every term as vlb.npz, vlb.svg and vlb.json")
       ->type_name("DIR");

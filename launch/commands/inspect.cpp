@@ -7,6 +7,8 @@
 #include "data/dataset.hpp"
 #include "data/shard_format.hpp"
 #include "launch/commands/command.hpp"
+#include "launch/config/key_table.hpp"
+#include "launch/config/read.hpp"
 #include "trainer/checkpoint/stored_model.hpp"
 
 namespace perrin::launch {
@@ -67,9 +69,20 @@ std::string as_text(const Json& json, const std::string& indent = "") {
   return text;
 }
 
+/// A checkpoint, and what its configuration says of how to use it.
+Json inspect_checkpoint(const std::filesystem::path& path) {
+  Json json = trainer::inspect_checkpoint(path);
+  const std::filesystem::path checkpoint = trainer::resolve_checkpoint(path);
+  const trainer::Config config =
+      read_config_text(trainer::read_manifest(checkpoint).origin.config, checkpoint.string() + " (config)");
+  for (const char* key : {"diffusion.prediction", "diffusion.variance_type", "diffusion.timesteps", "model.num_classes",
+                          "model.label_dropout"})
+    std::visit([&](const auto& value) { json[key] = value; }, find_key(key)->get(config));
+  return json;
+}
+
 ExitCode inspect(const InspectArguments& arguments) {
-  const Json json =
-      is_dataset(arguments.path) ? inspect_dataset(arguments.path) : Json(trainer::inspect_checkpoint(arguments.path));
+  const Json json = is_dataset(arguments.path) ? inspect_dataset(arguments.path) : inspect_checkpoint(arguments.path);
   fmt::print("{}", arguments.json ? json.dump(2) + "\n" : as_text(json));
   return ExitCode::ok;
 }

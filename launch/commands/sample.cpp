@@ -59,8 +59,17 @@ std::string sampler_name(const trainer::Config& config) {
   return fmt::format("{} in {} steps", name, steps);
 }
 
+/// Options that would change nothing are refused, not passed over.
+void refuse_options_without_effect(const SampleArguments& arguments, const trainer::SampleConfig& sample) {
+  if (!arguments.eta.empty() && sample.sampler != trainer::Sampler::ddim)
+    throw UsageError("--eta is an option of the sampler ddim");
+  if (!arguments.spacing.empty() && sample.sampler == trainer::Sampler::heun)
+    throw UsageError("--spacing chooses timesteps, and the sampler heun has noise levels of its own");
+}
+
 ExitCode sample(const SampleArguments& arguments, Session& session) {
   const StoredRun run = find_run(arguments.source, overrides_of(arguments));
+  refuse_options_without_effect(arguments, run.config.sample);
   require_writable_folder(arguments.output.parent_path());
   comm::World& world = session.start_world(world_options(run.config.distributed, /*require_all_slurm_tasks=*/false));
   const at::Device device = bind_device(run.config.distributed, world);
@@ -88,7 +97,7 @@ Command sample_command(CLI::App& program, const std::vector<Override>& overrides
       ->type_name("FILE.png");
   app->add_option("--grid", arguments->grid, "Rows and columns (default: sample.rows and sample.columns of the run)")
       ->type_name("8x8");
-  app->add_option("--sampler", arguments->sampler, "(default: sample.sampler of the run)")
+  app->add_option("--sampler", arguments->sampler, "How noise becomes an image (default: sample.sampler of the run)")
       ->type_name("ancestral|ddim|dpm++2m|heun");
   app->add_option("--steps", arguments->steps,
                   "Steps of the sampler; 0: every timestep (default: sample.steps of the run)")

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 
@@ -31,6 +32,8 @@
 namespace perrin::launch {
 namespace {
 
+constexpr double kLittleSignal = 0.01;  // of alphas_cumprod at the last timestep; the linear schedule of DDPM has 4e-5
+
 struct TrainArguments {
   std::filesystem::path config;
   std::vector<Override> overrides;
@@ -41,19 +44,30 @@ struct TrainArguments {
 class Preflight {
  public:
   Preflight(const TrainArguments& arguments, int ranks)
-      : place_(arguments.config.string()), config_(read_config(arguments.config, arguments.overrides)) {
-    check_ranks(config_.train, ranks, place_);
+      : file_(arguments.config.string()),
+        overrides_(arguments.overrides),
+        config_(read_config(arguments.config, arguments.overrides)) {
+    check_ranks(config_.train, ranks, place_of("train.batch_size"));
     compare_with_stored_run();
     look_at_datasets();
+    check_schedule();
+    warning_ = warning_about_schedule();
     estimate_ = estimate_run(ranks);
-    check_attention_resolutions(config_.model, manifest_.shape.height, place_);
+    check_attention_resolutions(config_.model, manifest_.shape.height, place_of("model.attention_resolutions"));
     require_writable_folder(config_.run.directory);
   }
 
   const trainer::Config& config() const { return config_; }
-  const std::string& place() const { return place_; }
+  /// Where the value of a key is from: the command line, or the file.
+  std::string place_of(std::string_view key) const {
+    const auto names_key = [&](const Override& given) { return given.name.starts_with(key); };
+    return std::any_of(overrides_.begin(), overrides_.end(), names_key) ? "command line" : file_;
+  }
+  /// Of what will run, but perhaps not as it was meant; empty: nothing.
+  const std::string& warning() const { return warning_; }
   std::string report(int ranks) const {
-    return dry_run_report(config_, estimate_, manifest_.n, manifest_.shape, ranks);
+    return dry_run_report(config_, estimate_, manifest_.n, manifest_.shape, ranks) +
+           (warning_.empty() ? "" : "# warning: " + warning_ + "\n");
   }
 
  private:
@@ -73,7 +87,7 @@ class Preflight {
   void look_at_datasets() {
     if (config_.data.train.empty()) {
       throw ConfigError(
-          place_, "data.train",
+          file_, "data.train",
           "'data.train' is empty: name a dataset folder made by `perrin prepare`, here or with --data.train=DIR");
     }
     manifest_ = data::read_manifest(config_.data.train);
@@ -82,29 +96,50 @@ class Preflight {
           config_.data.train,
           fmt::format("has images of {} channels; sample grids are drawn of 1 or 3", manifest_.shape.channels));
     }
-    check_classes(config_.model, manifest_, config_.data.train, place_);
+    check_classes(config_.model, manifest_, config_.data.train, place_of("model.num_classes"));
     if (config_.data.heldout.empty()) return;
     const data::Manifest heldout = data::read_manifest(config_.data.heldout);
     if (heldout.shape != manifest_.shape) {
       throw data::DataError(config_.data.heldout, "has images of another shape than " + config_.data.train +
                                                       "; prepare both in the same way");
     }
-    check_classes(config_.model, heldout, config_.data.heldout, place_);
+    check_classes(config_.model, heldout, config_.data.heldout, place_of("model.num_classes"));
+  }
+
+  /// What sampling cannot know of: an image that the noisiest timestep still shows.
+  std::string warning_about_schedule() const {
+    const double left = trainer::NoiseSchedule(config_.diffusion).alphas_cumprod().back();
+    if (left < kLittleSignal || config_.diffusion.prediction == trainer::PredictionType::edm) return "";
+    return fmt::format(
+        "x_T keeps {:.2g} of the image's variance (alphas_cumprod at the last of {} timesteps), but sampling starts "
+        "from "
+        "pure noise; raise diffusion.beta_end or diffusion.timesteps, or set diffusion.zero_terminal_snr with "
+        "prediction v or x0",
+        left, config_.diffusion.timesteps);
+  }
+
+  void check_schedule() const {
+    try {
+      const trainer::NoiseSchedule checked(config_.diffusion);
+    } catch (const std::invalid_argument& error) {
+      throw ConfigError(place_of("diffusion."), "diffusion", error.what());
+    }
   }
 
   trainer::Estimate estimate_run(int ranks) const {
     try {
-      const trainer::NoiseSchedule checked(config_.diffusion);
       return trainer::estimate(config_, manifest_.shape, ranks);
     } catch (const std::invalid_argument& error) {  // the model says which of its keys does not suit these images
-      throw ConfigError(place_, "model", error.what());
+      throw ConfigError(place_of("model."), "model", error.what());
     }
   }
 
-  std::string place_;
+  std::string file_;
+  std::vector<Override> overrides_;
   trainer::Config config_;
   data::Manifest manifest_;
   trainer::Estimate estimate_;
+  std::string warning_;
 };
 
 ExitCode train(const TrainArguments& arguments, Session& session) {
@@ -115,7 +150,7 @@ ExitCode train(const TrainArguments& arguments, Session& session) {
   }
   const trainer::Config& config = preflight.config();
   comm::World& world = session.start_world(world_options(config.distributed, /*require_all_slurm_tasks=*/true));
-  check_ranks(config.train, world.size(), preflight.place());
+  check_ranks(config.train, world.size(), preflight.place_of("train.batch_size"));
   // Held until the end; nothing is written into a run that another process trains.
   const auto claim = world.is_root() ? std::optional(trainer::claim_run_folder(trainer::RunPaths(config.run.directory)))
                                      : std::nullopt;
@@ -125,6 +160,7 @@ ExitCode train(const TrainArguments& arguments, Session& session) {
   spdlog::info("rank {} of {} on {}: {}, {} thread{}; {}", world.rank(), world.size(), world.host_name(), device.str(),
                threads, threads == 1 ? "" : "s", versions(", "));
 
+  if (world.is_root() && !preflight.warning().empty()) spdlog::warn("{}", preflight.warning());
   const trainer::TrainOutcome outcome = trainer::train(config, resolved_toml(config), world, device);
   const bool finished = outcome.reason == trainer::StopReason::finished;
   if (world.is_root()) {

@@ -90,6 +90,10 @@ void check_objective(const trainer::Config& config, const PlaceOf& place_of) {
     refuse(place_of, "objective.loss",
            "= \"hybrid\" trains a learned variance; set diffusion.variance_type = \"learned_range\", or choose "
            "\"simple\"");
+  if (config.diffusion.zero_terminal_snr && objective.min_snr_gamma > 0)
+    refuse(
+        place_of, "objective.min_snr_gamma",
+        "weighs the last timesteps of diffusion.zero_terminal_snr by almost 0, and sampling begins there; set it to 0");
   if (objective.loss == LossType::vlb && objective.min_snr_gamma > 0)
     refuse(place_of, "objective.min_snr_gamma",
            "weighs L_simple, which objective.loss = \"vlb\" does not contain; set it to 0");
@@ -107,6 +111,23 @@ void check_sample(const trainer::Config& config, const PlaceOf& place_of) {
   if (sample.sampler == Sampler::heun && config.diffusion.zero_terminal_snr)
     refuse(place_of, "sample.sampler",
            "= \"heun\" cannot begin at the endless noise level of diffusion.zero_terminal_snr; choose another");
+  if (sample.spacing == trainer::Spacing::leading && sample.steps > 0 && sample.sampler != Sampler::heun) {
+    const std::int64_t first = (sample.steps - 1) * (timesteps / sample.steps);
+    if (first < timesteps * 4 / 5)
+      refuse(place_of, "sample.spacing",
+             "= \"leading\" with sample.steps = " + text(sample.steps) + " begins at t = " + text(first) + " of " +
+                 text(timesteps) + ", where x_T is no pure noise; choose linspace or trailing, or fewer steps");
+  }
+  const bool begins_late = sample.spacing == trainer::Spacing::leading || sample.spacing == trainer::Spacing::quad;
+  if (config.diffusion.zero_terminal_snr && begins_late)
+    refuse(place_of, "sample.spacing",
+           "does not visit the last timestep, where diffusion.zero_terminal_snr has pure noise; choose trailing or "
+           "linspace");
+  if (sample.churn_max > 0 && sample.churn_min > sample.churn_max)
+    refuse(place_of, "sample.churn_min", "is above sample.churn_max = " + to_toml(sample.churn_max));
+  if (sample.guidance_sigma_max > 0 && sample.guidance_sigma_min >= sample.guidance_sigma_max)
+    refuse(place_of, "sample.guidance_sigma_min",
+           "is not below sample.guidance_sigma_max = " + to_toml(sample.guidance_sigma_max));
   if (sample.sampler == Sampler::heun && sample.sigma_min >= sample.sigma_max)
     refuse(place_of, "sample.sigma_min", "is not below sample.sigma_max = " + to_toml(sample.sigma_max));
   if (sample.guidance != 1 && config.model.num_classes == 0)
@@ -144,6 +165,9 @@ void check_consistency(const trainer::Config& config, const PlaceOf& place_of) {
     throw ConfigError(place_of("ema.decays"), "ema.decays",
                       "'ema.decays' = " + to_toml(config.ema.decays) + " holds the same decay twice");
   }
+  const auto& sigmas = config.ema.power_sigmas;
+  if (std::set(sigmas.begin(), sigmas.end()).size() != sigmas.size())
+    refuse(place_of, "ema.power_sigmas", "= " + to_toml(sigmas) + " holds the same width twice");
   if (config.ema.snapshot_every > 0 && config.ema.power_sigmas.empty())
     refuse(place_of, "ema.snapshot_every", "stores power-function averages; name their widths in ema.power_sigmas");
 }
@@ -163,7 +187,7 @@ void check_classes(const trainer::ModelConfig& model, const data::Manifest& mani
                           text(static_cast<std::int64_t>(manifest.unlabelled)) + " images of " + dataset +
                           " have no label; give them one, or set model.label_dropout above 0, which lets images train "
                           "without");
-  if (found > model.num_classes)
+  if (found != model.num_classes)
     throw ConfigError(place, key,
                       "'model.num_classes' = " + text(model.num_classes) + ", but " + dataset + " has " + text(found) +
                           " classes; set model.num_classes = " + text(found));

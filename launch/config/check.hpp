@@ -24,7 +24,7 @@ void check_consistency(const trainer::Config& config, const PlaceOf& place_of);
 void check_attention_resolutions(const trainer::ModelConfig& model, std::int64_t height, const std::string& place);
 
 /// Refuses a class-conditional model for a dataset without labels, with some missing where every one is needed, or with
-/// more classes. @throws ConfigError
+/// another number of classes. @throws ConfigError
 void check_classes(const trainer::ModelConfig& model, const data::Manifest& manifest, const std::string& dataset,
                    const std::string& place);
 

@@ -294,7 +294,7 @@ void add_optimizer(std::vector<Key>& keys) {
                        "The whole gradient is scaled down to this L2 norm where it is longer; 0: never.")
                      .in(at_least(0)));
   keys.push_back(Entry("optimizer.warmup_steps", &Config::optimizer, &OptimizerConfig::warmup_steps,
-                       "Updates over which the learning rate rises linearly.")
+                       "Steps over which the learning rate rises linearly.")
                      .in(at_least(0)));
   keys.push_back(Entry("optimizer.schedule", &Config::optimizer, &OptimizerConfig::schedule,
                        {{"constant", LrSchedule::constant}, {"cosine", LrSchedule::cosine}},

@@ -66,6 +66,7 @@ trainer::Config with_another_value(const Key& key) {
     config.diffusion.timesteps = config.sample.steps = 2;
   }
   if (key.name == "diffusion.zero_terminal_snr") config.diffusion.prediction = trainer::PredictionType::v;
+  if (key.name == "sample.guidance_sigma_min") config.sample.guidance_sigma_max = 10;
   if (key.name == "ema.snapshot_every") config.ema.power_sigmas = {0.1};
   key.set(config, another_value(key));
   return config;

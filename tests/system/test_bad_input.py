@@ -9,6 +9,7 @@ import time
 
 import h5py
 import pytest
+from made_datasets import noise_images, write_dataset
 from small_world import checkpoint
 
 RANKS = 2
@@ -211,3 +212,49 @@ def test_a_damaged_checkpoint_is_not_exported(perrin, finished_run, tmp_path):
     said = refused(perrin, "export", run, "--output", tmp_path / "export", ranks=None)
     assert "ema-0.safetensors" in said
     assert not (tmp_path / "export").exists()
+
+
+def made_dataset(tmp_path, source_dir, monkeypatch, labels):
+    folder = tmp_path / "made"
+    write_dataset(source_dir, monkeypatch, folder, noise_images(len(labels), (1, 8, 8)), labels, max(labels) + 1)
+    return folder
+
+
+@pytest.mark.parametrize("labels, said", [
+    ([-1] * 16, "has no labels; prepare it with labels, or set model.num_classes = 0"),
+    ([-1] + [0, 1, 2] * 5, "1 images of"),
+    ([0, 1, 2, 5] * 4, "has 6 classes; set model.num_classes = 6"),
+])
+def test_classes_that_the_dataset_does_not_have_are_refused(perrin, write_config, source_dir, monkeypatch, tmp_path, labels, said):
+    folder = made_dataset(tmp_path, source_dir, monkeypatch, labels)
+    config, run = write_config(**{"data.train": str(folder), "data.heldout": "", "model.num_classes": 4})
+    message = refused(perrin, "train", config)
+    assert said in message and "model.num_classes" in message
+    assert not run.exists()
+
+
+def test_a_held_out_set_without_labels_is_refused_where_they_are_needed(perrin, write_config, source_dir, monkeypatch, tmp_path):
+    config, run = write_config(**{"model.num_classes": 4, "train.steps": 1})
+    perrin("train", config)
+    folder = made_dataset(tmp_path, source_dir, monkeypatch, [-1] * 16)
+    assert "16 images without a label" in refused(perrin, "evaluate", run, "--heldout", folder)
+
+
+def test_a_learned_variance_in_as_many_channels_as_the_image_is_refused(perrin, write_config):
+    config, run = write_config(**{"diffusion.variance_type": "learned_range", "objective.loss": "hybrid", "model.out_channels": 1})
+    said = refused(perrin, "train", config)
+    assert "model.out_channels" in said and "0 or 2" in said
+    assert not run.exists()
+
+
+def test_a_schedule_that_leaves_signal_is_said(perrin, write_config):
+    config, _ = write_config(**{"diffusion.timesteps": 20})
+    said = perrin("train", config, "--dry-run").stdout
+    assert "# warning: x_T keeps 0.81 of the image's variance" in said and "zero_terminal_snr" in said
+    assert "warning" not in perrin("train", config, "--dry-run", "--diffusion.beta_schedule=cosine").stdout
+
+
+def test_a_schedule_that_leaves_too_little_is_refused_as_one(perrin, write_config):
+    config, _ = write_config(**{"diffusion.timesteps": 10_000})
+    said = refused(perrin, "train", config)
+    assert "alphas_cumprod falls to" in said and "diffusion.beta_end" in said and "0.000000" not in said

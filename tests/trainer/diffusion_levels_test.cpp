@@ -156,8 +156,9 @@ TEST(LevelSampler, EdmStratifiesTheQuantilesOfSigma) {
 
 TEST(LevelSampler, EvaluationSpreadsLevelsEvenly) {
   const LevelSampler sampler = sampler_of(config_of(TimestepSampling::uniform));
-  EXPECT_EQ(sampler.evenly(0, 10).t, 0);
-  EXPECT_EQ(sampler.evenly(9, 10).t, 90);
+  EXPECT_EQ(sampler.evenly(0, 10).t, 5);  // T = 100
+  EXPECT_EQ(sampler.evenly(9, 10).t, 95);
+  for (std::int64_t i = 0; i < 100; ++i) EXPECT_EQ(sampler.evenly(i, 100).t, i);
   const LevelSampler edm = sampler_of(config_of(TimestepSampling::uniform, PredictionType::edm));
   EXPECT_NEAR(edm.evenly(1, 3).sigma, std::exp(-1.2), 1e-12);  // the median
 }

@@ -7,6 +7,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "trainer/diffusion/objective.hpp"
@@ -89,7 +90,7 @@ TEST_P(EveryObjective, HasTheGradientOfItsFiniteDifferences) {
   ASSERT_EQ(terms.loss.sizes(), (std::vector<std::int64_t>{3}));
   terms.loss.sum().backward();
 
-  // Along a random direction over all weights, and along single weights of several layers.
+  // Along a direction over all weights, and along one over each fifth parameter alone.
   double expected = 0;
   std::map<std::string, at::Tensor> direction;
   std::size_t phase = 0;
@@ -99,13 +100,23 @@ TEST_P(EveryObjective, HasTheGradientOfItsFiniteDifferences) {
     expected += (direction[name] * weight.grad()).sum().item<double>();
   }
   const double h = 1e-6;
-  const auto moved = [&](double by) {
+  const auto derivative = [&](const std::vector<std::string>& names) {
     const at::NoGradGuard no_grad;
-    for (auto& [name, weight] : network.weights) weight.add_(direction[name], by);
-    return loss().item<double>();
+    const auto moved = [&](double by) {
+      for (const std::string& name : names) network.weights.at(name).add_(direction.at(name), by);
+      return loss().item<double>();
+    };
+    const double up = moved(h), down = moved(-2 * h);
+    moved(h);  // back
+    return (up - down) / (2 * h);
   };
-  const double up = moved(h), down = moved(-2 * h);
-  EXPECT_NEAR((up - down) / (2 * h), expected, 2e-6 * std::max(1.0, std::abs(expected)));
+  std::vector<std::string> all;
+  for (const auto& [name, weight] : network.weights) all.push_back(name);
+  EXPECT_NEAR(derivative(all), expected, 2e-6 * std::max(1.0, std::abs(expected)));
+  for (std::size_t i = 0; i < all.size(); i += 5) {
+    const double alone = (direction[all[i]] * network.weights.at(all[i]).grad()).sum().item<double>();
+    EXPECT_NEAR(derivative({all[i]}), alone, 2e-6 * std::max(1.0, std::abs(alone))) << all[i];
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -127,8 +138,9 @@ INSTANTIATE_TEST_SUITE_P(
 // The network's output as a free tensor: what reaches its mean and its variance channels.
 class HybridObjective : public testing::Test {
  protected:
-  static ObjectiveTerms terms(LossType loss, const at::Tensor& F) {
+  static ObjectiveTerms terms(LossType loss, const at::Tensor& F, PredictionType prediction = PredictionType::epsilon) {
     Config config = small_config();
+    config.diffusion.prediction = prediction;
     config.diffusion.variance_type = VarianceType::learned_range;
     config.objective = {.loss = loss, .vlb_weight = 0.3};
     const NoiseSchedule schedule(config.diffusion);
@@ -138,21 +150,26 @@ class HybridObjective : public testing::Test {
         .terms([&](const at::Tensor&, const at::Tensor&) { return F; }, wave({3, 1, 4, 4}, 1), wave({3, 1, 4, 4}, 9),
                levels);
   }
-  static at::Tensor gradient(LossType loss) {
+  static at::Tensor gradient(LossType loss, PredictionType prediction = PredictionType::epsilon) {
     at::Tensor F = wave({3, 2, 4, 4}, 3).requires_grad_();
-    terms(loss, F).loss.sum().backward();
+    terms(loss, F, prediction).loss.sum().backward();
     return F.grad();
   }
 };
 
 TEST_F(HybridObjective, HasTheGradientOfItsFiniteDifferencesInEachOfItsParts) {
-  const at::Tensor F = wave({3, 2, 4, 4}, 3), found = gradient(LossType::hybrid);
   const double h = 1e-6;
-  for (const std::int64_t channel : {0, 1}) {  // mean: of L_simple alone; variance: of the whole loss
+  for (const auto& [prediction, channel] : {std::pair{PredictionType::epsilon, 0},
+                                            {PredictionType::epsilon, 1},
+                                            {PredictionType::x0, 1},
+                                            {PredictionType::v, 0},
+                                            {PredictionType::v, 1}}) {
+    // Channel 0, the mean: of L_simple alone; channel 1, the variance: of the whole loss.
+    const at::Tensor F = wave({3, 2, 4, 4}, 3), found = gradient(LossType::hybrid, prediction);
     at::Tensor step = at::zeros_like(F);
     step.narrow(1, channel, 1).copy_(wave({3, 1, 4, 4}, 21));
-    const auto loss = [&](double by) {
-      const ObjectiveTerms moved = terms(LossType::hybrid, F + by * step);
+    const auto loss = [&, prediction = prediction, channel = channel](double by) {
+      const ObjectiveTerms moved = terms(LossType::hybrid, F + by * step, prediction);
       return (channel == 0 ? moved.simple : moved.loss).sum().item<double>();
     };
     EXPECT_NEAR((loss(h) - loss(-h)) / (2 * h), (found * step).sum().item<double>(), 1e-6) << channel;

@@ -131,7 +131,8 @@ TEST(NoiseSchedule, RefusesWhatIsNoSchedule) {
   EXPECT_THROW(NoiseSchedule(DiffusionConfig{.beta_end = 1.5}), std::invalid_argument);
   EXPECT_THROW(NoiseSchedule(std::vector<double>{}), std::invalid_argument);
   EXPECT_THROW(NoiseSchedule(std::vector<double>{0.1, 1.0, 0.1}), std::invalid_argument);
-  EXPECT_THROW(NoiseSchedule(std::vector<double>(2000, 0.1)), std::invalid_argument);  // abar underflows
+  EXPECT_THROW(NoiseSchedule(std::vector<double>(2000, 0.1)), std::invalid_argument);      // abar is almost 0
+  EXPECT_THROW(NoiseSchedule(DiffusionConfig{.beta_end = 0.999}), std::invalid_argument);  // it underflows to 0
 }
 
 }  // namespace

@@ -69,7 +69,9 @@ TEST(Buckets, ExceedTheCapOnlyForASingleParameter) {
   const ParameterLayout layout(some_parameters(), at::MemoryFormat::ChannelsLast);
   for (const std::int64_t cap : {64, 500, 700}) {
     for (const Bucket& bucket : cut_buckets(layout, cap))
-      if (bucket.first_range != bucket.last_range) EXPECT_LE(bucket.count * 4, cap);
+      if (bucket.first_range != bucket.last_range) {
+        EXPECT_LE(bucket.count * 4, cap);
+      }
   }
   EXPECT_EQ(cut_buckets(layout, 1).size(), layout.ranges().size());
   EXPECT_EQ(cut_buckets(layout, 1 << 20).size(), 1U);
@@ -86,7 +88,9 @@ TEST(SlicePlan, RanksCoverTheBatchOnceInOrder) {
           for (const Slice& slice : plan.slices_of(rank)) {
             EXPECT_EQ(slice.offset, next);
             EXPECT_GE(slice.count, 1);
-            if (micro > 0) EXPECT_LE(slice.count, micro);
+            if (micro > 0) {
+              EXPECT_LE(slice.count, micro);
+            }
             next += slice.count;
           }
         EXPECT_EQ(next, batch) << batch << " over " << ranks << " by " << micro;

@@ -37,13 +37,17 @@ ANCESTRAL = [step("ancestral", t, schedule, variance, clip=clip)
 ANCESTRAL += [step("ancestral", t, schedule, "learned_range", prediction)
               for schedule, prediction, t in itertools.product(SCHEDULES, PREDICTIONS, [0, 1, 500, 998])]
 ANCESTRAL += [step("ancestral", t, "linear", "fixed_small", "v", "dynamic") for t in (0, 400, 998)]
+ANCESTRAL += [step("ancestral", 999, schedule, variance, prediction)
+              for schedule, variance, prediction in itertools.product(["linear", "cosine"], ["fixed_small", "learned_range"], PREDICTIONS)]
+ANCESTRAL += [step("ancestral", t, variance="fixed_large", prediction=prediction, zero=True)
+              for prediction, t in itertools.product(["x0", "v"], [0, 400, 998, 999])]
 DDIM = [step("ddim", t, schedule, eta=eta, clip=clip, t_prev=t - 10)
         for schedule, t, eta, clip in itertools.product(["linear", "cosine"], [9, 499, 899], [0.0, 0.6, 1.0], ["static", "none"])]
 DDIM += [step("ddim", t, schedule, prediction=prediction, eta=0.5, clip="none", t_prev=t - 10)
          for schedule, prediction, t in itertools.product(["scaled_linear", "sigmoid"], PREDICTIONS, [9, 499, 999])]
 DDIM += [step("ddim", t, prediction=prediction, zero=True, t_prev=t - 10) for prediction, t in itertools.product(["x0", "v"], [9, 499, 999])]
-DPM = [step("dpm++2m", t, prediction=prediction, clip="none", t_prev=t - 50, t_before=before)
-       for prediction, (t, before) in itertools.product(PREDICTIONS, [(999, -1), (949, 999), (499, 549), (49, 99)])]
+DPM = [step("dpm++2m", t, prediction=prediction, clip=clip, t_prev=t - 50, t_before=before)
+       for prediction, clip, (t, before) in itertools.product(PREDICTIONS, ["none", "dynamic"], [(999, -1), (949, 999), (499, 549), (49, 99)])]
 STEPS = ANCESTRAL + DDIM + DPM
 
 
@@ -120,7 +124,8 @@ def test_ddim_steps_agree(perrin_step, tensors, case):
 @pytest.mark.parametrize("case", DPM, ids=describe)
 def test_dpm_solver_steps_agree(perrin_step, tensors, case):
     scheduler = scheduler_of(DPMSolverMultistepScheduler, case, algorithm_type="dpmsolver++", solver_order=2, solver_type="midpoint",
-                             timestep_spacing="trailing", final_sigmas_type="zero")
+                             timestep_spacing="trailing", final_sigmas_type="zero", thresholding=case["clip"] == "dynamic",
+                             dynamic_thresholding_ratio=0.9, sample_max_value=1e9)
     scheduler.set_timesteps(20)
     scheduler.sigmas = torch.cat([(1 / scheduler.alphas_cumprod[scheduler.timesteps] - 1).sqrt(), torch.zeros(1)]).double()
     if case["t_before"] >= 0:

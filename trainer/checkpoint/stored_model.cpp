@@ -50,6 +50,7 @@ StoredModel load_model(const fs::path& run_or_checkpoint, const WeightsChoice& c
   if (const auto* post_hoc = std::get_if<PostHocAverage>(&choice)) {
     const PostHocEma reconstructed(folder, model.manifest, post_hoc->sigma_rel);
     model.profile_residual = reconstructed.residual();
+    model.weights_name += fmt::format(" (residual {:.2g})", model.profile_residual);
     model.weights = reconstructed.sum();
   } else {
     const auto* average = std::get_if<StoredAverage>(&choice);

@@ -66,7 +66,7 @@ LevelDraw LevelSampler::draw(std::span<const std::uint64_t> positions, std::uint
 
 NoiseLevel LevelSampler::evenly(std::int64_t i, std::int64_t n) const {
   if (prediction_ == PredictionType::edm) return edm_level((static_cast<double>(i) + 0.5) / static_cast<double>(n));
-  return schedule_.level(i * schedule_.timesteps() / n);
+  return schedule_.level((2 * i + 1) * schedule_.timesteps() / (2 * n));
 }
 
 NoiseLevel LevelSampler::edm_level(double quantile) const {

@@ -30,7 +30,7 @@ class LevelSampler {
   /// @param history    read by importance alone
   LevelDraw draw(std::span<const std::uint64_t> positions, std::uint64_t first, const LossHistory& history) const;
 
-  /// Image i of n evaluated ones: level of the quantile (i + 1/2) / n; discrete floor(i T / n).
+  /// Image i of n evaluated ones: level of the quantile (i + 1/2) / n; discrete floor((i + 1/2) T / n).
   NoiseLevel evenly(std::int64_t i, std::int64_t n) const;
 
  private:

@@ -6,17 +6,13 @@
 #include <stdexcept>
 #include <vector>
 
+#include "trainer/diffusion/same_shape.hpp"
+
 namespace perrin::trainer {
 namespace {
 
 double alpha_of(const NoiseLevel& level) { return level.alpha; }
 double sigma_of(const NoiseLevel& level) { return level.sigma; }
-
-void require_same_shape(const at::Tensor& one, const at::Tensor& other) {
-  if (one.sizes() != other.sizes())
-    throw std::invalid_argument("tensors of one batch differ in shape: " + c10::str(one.sizes()) + " and " +
-                                c10::str(other.sizes()));
-}
 
 void require_levels(const at::Tensor& batch, std::span<const NoiseLevel> levels) {
   if (batch.dim() < 2 || batch.size(0) != static_cast<std::int64_t>(levels.size()))

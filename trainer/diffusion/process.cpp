@@ -6,18 +6,13 @@
 #include <string>
 #include <utility>
 
+#include "trainer/diffusion/same_shape.hpp"
+
 namespace perrin::trainer {
 namespace {
 
 at::Tensor table_on(const std::vector<double>& values, at::Device device) {
   return at::tensor(values, at::TensorOptions().dtype(at::kDouble)).to(device);
-}
-
-void check_same_shape(const at::Tensor& a, const at::Tensor& b) {
-  if (a.sizes() != b.sizes()) {
-    throw std::invalid_argument("tensors of one batch differ in shape: " + c10::str(a.sizes()) + " and " +
-                                c10::str(b.sizes()));
-  }
 }
 
 }  // namespace
@@ -62,7 +57,7 @@ Gaussian DiffusionProcess::q_mean_variance(const at::Tensor& x_0, const at::Tens
 }
 
 Gaussian DiffusionProcess::q_posterior(const at::Tensor& x_0, const at::Tensor& x_t, const at::Tensor& t) const {
-  check_same_shape(x_0, x_t);
+  require_same_shape(x_0, x_t);
   return {gather(posterior_mean_coef_x0_, t, x_t) * x_0 + gather(posterior_mean_coef_xt_, t, x_t) * x_t,
           gather(posterior_variance_, t, x_t)};
 }

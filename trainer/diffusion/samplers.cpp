@@ -155,8 +155,8 @@ std::vector<std::int64_t> spaced_timesteps(const NoiseSchedule& schedule, std::i
   const std::int64_t T = schedule.timesteps();
   if (steps == 0) steps = T;
   if (steps < 0 || steps > T) {
-    throw std::invalid_argument("sample.steps is " + std::to_string(steps) +
-                                "; the sampler takes 0 (all) to diffusion.timesteps = " + std::to_string(T));
+    throw std::invalid_argument(std::to_string(steps) + " steps of a process of diffusion.timesteps = " +
+                                std::to_string(T) + "; choose 0 (all) to as many");
   }
   const auto share = [&](std::int64_t i) {
     return steps == 1 ? 1.0 : static_cast<double>(i) / static_cast<double>(steps - 1);
@@ -177,7 +177,9 @@ std::vector<std::int64_t> spaced_timesteps(const NoiseSchedule& schedule, std::i
       break;
     case Spacing::quad:
       timestep = [&](std::int64_t i) {
-        const double root = share(i) * std::sqrt(0.8 * static_cast<double>(T));
+        // In this order of operations, which decides where a square is cut to an integer.
+        const double end = std::sqrt(static_cast<double>(T) * 0.8);
+        const double root = steps == 1 ? end : static_cast<double>(i) * (end / static_cast<double>(steps - 1));
         return std::min(static_cast<std::int64_t>(root * root), T - 1);
       };
       break;

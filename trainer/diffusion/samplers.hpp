@@ -56,7 +56,7 @@ std::vector<double> heun_sigmas(std::int64_t steps, double sigma_min, double sig
 Spacing resolved_spacing(const SampleConfig& config);
 
 /// Runs the sampler of `config` from standard normals to x_0.
-/// @param schedule  the discrete process; for Heun's sampler its levels bound sigma, unless the model is continuous
+/// @param schedule  the discrete process; Heun's sampler takes its noise levels from `config` alone
 /// @param normals  [N, C, H, W]   @return x_0, like them
 at::Tensor sample_from(const Denoiser& denoiser, const NoiseSchedule& schedule, const SampleConfig& config,
                        VarianceType variance, const at::Tensor& normals, const StepNoise& noise);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -47,6 +48,12 @@ std::vector<double> cosine_betas(std::int64_t timesteps) {
     betas[t] = std::min(1 - alpha_bar(next) / alpha_bar(u), kMaxBeta);
   }
   return betas;
+}
+
+std::string in_digits(double value) {
+  std::ostringstream text;
+  text << value;
+  return text.str();
 }
 
 std::vector<double> running_product_of_alphas(const std::vector<double>& betas) {
@@ -108,7 +115,7 @@ NoiseSchedule::NoiseSchedule(std::vector<double> betas)
     const double beta = betas_[t];
     const bool last = t + 1 == betas_.size() && t > 0;
     if (!(beta > 0 && (beta < 1 || (last && beta == 1)))) {
-      throw std::invalid_argument("beta at t = " + std::to_string(t) + " is " + std::to_string(beta) +
+      throw std::invalid_argument("beta at t = " + std::to_string(t) + " is " + in_digits(beta) +
                                   ", not in (0, 1); check diffusion.beta_start, diffusion.beta_end and "
                                   "diffusion.betas");
     }
@@ -118,11 +125,13 @@ NoiseSchedule::NoiseSchedule(std::vector<double> betas)
     posterior_mean_coef_x0_.push_back(beta * std::sqrt(previous) / (1 - product));
     posterior_mean_coef_xt_.push_back((1 - previous) * std::sqrt(1 - beta) / (1 - product));
   }
-  const double end = alphas_cumprod_.back();
-  if (end < kLeastSignal && end != 0) {
-    throw std::invalid_argument("alphas_cumprod falls to " + std::to_string(end) +
-                                " at the last timestep, too little to divide by in float32; lower "
-                                "diffusion.timesteps or diffusion.beta_end");
+  // Only a last beta of exactly 1 may leave no signal; anything else that falls so low has underflowed.
+  const bool ends_without = betas_.back() == 1;
+  const double least = alphas_cumprod_[alphas_cumprod_.size() - (ends_without ? 2 : 1)];
+  if (least < kLeastSignal) {
+    throw std::invalid_argument("alphas_cumprod falls to " + in_digits(least) +
+                                ", too little to divide by in float32; lower diffusion.timesteps or "
+                                "diffusion.beta_end");
   }
 }
 

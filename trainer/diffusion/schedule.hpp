@@ -37,7 +37,7 @@ class NoiseSchedule {
   /// @throws std::invalid_argument as below
   explicit NoiseSchedule(const DiffusionConfig& config);
   /// @param betas  each in (0, 1); the last may be 1
-  /// @throws std::invalid_argument for others, or when abar falls below 1e-30 without being 0 at the last timestep
+  /// @throws std::invalid_argument for others, or when abar falls below 1e-30 before a last beta of 1
   explicit NoiseSchedule(std::vector<double> betas);
 
   std::int64_t timesteps() const { return static_cast<std::int64_t>(betas_.size()); }

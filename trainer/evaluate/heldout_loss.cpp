@@ -11,6 +11,7 @@
 #include "trainer/diffusion/bound.hpp"
 #include "trainer/diffusion/level_sampler.hpp"
 #include "trainer/diffusion/objective.hpp"
+#include "trainer/evaluate/bound_points.hpp"
 #include "trainer/evaluate/model_denoiser.hpp"
 #include "trainer/images.hpp"
 #include "trainer/random/keyed_noise.hpp"
@@ -37,7 +38,8 @@ HeldoutLoss evaluate_heldout(const UNet& model, const Config& config, const Diff
   const std::int64_t begin = control.rank() * images / control.size(),
                      end = (control.rank() + 1) * images / control.size();
 
-  std::array<double, 2> sums = {0, 0};  // L_simple, bound
+  const std::vector<BoundPoint> points = bound_points(images, process.schedule().timesteps());
+  std::array<double, 3> sums = {0, 0, 0};  // L_simple, terms of the bound, L_T
   for (std::int64_t first = begin; first < end; first += size) {
     const std::int64_t count = std::min(size, end - first);
     const data::Batch batch =
@@ -47,15 +49,32 @@ HeldoutLoss evaluate_heldout(const UNet& model, const Config& config, const Diff
     const at::Tensor eps =
         keyed_normal(kEvaluationNoise, batch.positions, {shape.channels, shape.height, shape.width}).to(device);
     const at::Tensor x_0 = to_model_range(batch.images, shape, device);
-    const at::Tensor x = q_sample(x_0, eps, levels);
-    const Network network = network_of(model, labels_of(batch, config.model, device));
-    const at::Tensor F = objective.network_output(network, x, levels);
-    sums[0] += sum_of(objective.simple(F, x_0, eps, levels));
-    if (discrete) sums[1] += sum_of(objective.bound(F, x, x_0, eps, levels) + prior_term(process, x_0));
+    const Network network = network_of(model, to_labels(batch.labels, config.model, device));
+    const auto output = [&](const at::Tensor& x, std::span<const NoiseLevel> at_levels) {
+      return objective.network_output(network, x, at_levels);
+    };
+    sums[0] += sum_of(objective.simple(output(q_sample(x_0, eps, levels), levels), x_0, eps, levels));
+    if (!discrete) continue;
+    const std::span<const BoundPoint> here(points.data() + first, static_cast<std::size_t>(count));
+    std::vector<NoiseLevel> bound_levels;
+    std::vector<double> weights;
+    for (const BoundPoint& point : here) {
+      bound_levels.push_back(process.schedule().level(point.t));
+      weights.push_back(point.weight);
+    }
+    const at::Tensor x_t = q_sample(x_0, eps, bound_levels);
+    Prediction prediction =
+        read_output(config.diffusion.prediction, x_t, output(x_t, bound_levels), bound_levels, config.edm.sigma_data);
+    prediction.x0 = prediction.x0.clamp(-1, 1);  // as published figures, and `perrin evaluate --metric vlb`
+    const at::Tensor vb =
+        bound_terms(process, config.diffusion.variance_type, prediction, x_0, x_t, eps, timesteps_of(bound_levels, x_0))
+            .vb;
+    sums[1] += sum_of(per_image(weights, x_0).view({-1}) * vb);
+    sums[2] += sum_of(prior_term(process, x_0));
   }
   control.all_reduce(std::span<double>(sums), comm::ReduceOp::sum).wait();
   const auto n = static_cast<double>(images);
-  return {sums[0] / n, discrete ? std::optional(sums[1] / n) : std::nullopt, images};
+  return {sums[0] / n, discrete ? std::optional(sums[1] + sums[2] / n) : std::nullopt, images};
 }
 
 }  // namespace perrin::trainer

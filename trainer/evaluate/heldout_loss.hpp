@@ -14,15 +14,15 @@
 namespace perrin::trainer {
 
 struct HeldoutLoss {
-  double loss = 0;              ///< mean L_simple over images, unweighted
-  std::optional<double> bound;  ///< estimate of the variational bound in bits/dim; discrete networks only
+  double loss = 0;                       ///< mean L_simple over images, unweighted
+  std::optional<double> bound_estimate;  ///< of the variational bound, in bits/dim; discrete networks only
   std::int64_t images = 0;
 };
 
-/// L_simple on held-out images with fixed noise levels and noise, by all ranks together, and from the same forward
-/// passes an estimate of the variational bound. Image i of n is noised to t = floor(i T / n) (edm: the quantile (i +
-/// 1/2) / n of sigma) with noise keyed by i alone, so the figures of two steps, two runs or two world sizes compare.
-/// Collective.
+/// L_simple on held-out images with fixed noise levels and noise, by all ranks together, and by a second forward pass
+/// an estimate of the variational bound: one timestep for each image, as bound_points says, x_0 clipped. For
+/// L_simple image i of n is noised to t = floor((i + 1/2) T / n) (edm: that quantile of sigma), with noise keyed by i
+/// alone, so the figures of two steps, two runs or two world sizes compare. Collective.
 /// @throws data::DataError, comm::CommError; std::invalid_argument if the dataset's shape is not the model's
 HeldoutLoss evaluate_heldout(const UNet& model, const Config& config, const DiffusionProcess& process,
                              const data::Dataset& heldout, comm::Communicator& control, at::Device device);

@@ -2,9 +2,11 @@
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 #include <numeric>
 #include <vector>
 
@@ -13,16 +15,26 @@
 #include "trainer/evaluate/model_denoiser.hpp"
 #include "trainer/images.hpp"
 #include "trainer/random/keyed_noise.hpp"
+#include "trainer/run_error.hpp"
 
 namespace perrin::trainer {
 namespace {
 
 /// The run's sampler; a discrete network knows no noise level outside its schedule.
+/// @throws RunError where nothing is left
 SampleConfig within_schedule(SampleConfig sample, PredictionType prediction, const NoiseSchedule& schedule) {
   if (prediction == PredictionType::edm) return sample;
   const auto sigma_at = [&](std::int64_t t) { return std::sqrt(1 / schedule.snr(t)); };
   sample.sigma_min = std::max(sample.sigma_min, sigma_at(0));
   sample.sigma_max = std::min(sample.sigma_max, sigma_at(schedule.timesteps() - 1));
+  if (sample.sampler == Sampler::heun && sample.sigma_min >= sample.sigma_max)
+    throw RunError(
+        fmt::format("sample.sigma_min and sample.sigma_max leave nothing of the network's noise levels, {:.3g} "
+                    "to {:.4g}; choose them within",
+                    sigma_at(0), sigma_at(schedule.timesteps() - 1)));
+  // Churn raises a level by the root of 2 at most, and must not raise it out of the schedule.
+  const double highest = sample.sigma_max / std::numbers::sqrt2;
+  sample.churn_max = sample.churn_max > 0 ? std::min(sample.churn_max, highest) : highest;
   return sample;
 }
 

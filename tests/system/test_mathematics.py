@@ -67,7 +67,7 @@ def test_the_estimate_in_training_is_near_the_bound(perrin, write_config, timest
     perrin("train", config)
     estimate = json.loads(perrin("evaluate", run, "--json").stdout)["vlb_estimate"]
     assert estimate == pytest.approx(rows(run, "heldout")[-1]["vlb_estimate"], rel=1e-6)
-    total = json.loads(perrin("evaluate", run, "--metric", "vlb", "--json").stdout)["total"]
+    total = json.loads(perrin("evaluate", run, "--metric", "vlb", "--json").stdout)["bits_per_dim"]
     assert estimate == pytest.approx(total, rel=0.08), (estimate, total)
 
 

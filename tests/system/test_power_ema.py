@@ -33,7 +33,7 @@ def test_an_export_of_another_width_is_the_average_that_another_run_tracked(perr
 
     found, metadata = exported(perrin, run, tmp_path / "posthoc", "posthoc-0.13")
     expected, other = exported(perrin, direct, tmp_path / "ema-2", "ema-2")
-    assert metadata["perrin_weights"] == "post-hoc EMA 0.13" and other["perrin_weights"] == "power EMA 0.13"
+    assert metadata["perrin_weights"].startswith("post-hoc EMA 0.13 (residual ") and other["perrin_weights"] == "power EMA 0.13"
     assert 0 < float(metadata["perrin_profile_residual"]) < 0.01
     moved = np.linalg.norm(vector(expected) - state(run, 20)["weights"])
     assert moved > 0.005 * np.linalg.norm(vector(expected))
@@ -81,7 +81,7 @@ def test_two_ranks_track_the_averages_of_one_and_evaluate_alike(perrin, write_co
         config, run = write_config(f"ranks-{ranks}", **TWO_WIDTHS)
         perrin("train", config, ranks=ranks)
         evaluated = json.loads(perrin("evaluate", run, "--weights", "posthoc-0.13", "--json", ranks=ranks).stdout)
-        assert evaluated["weights"] == "post-hoc EMA 0.13"
+        assert evaluated["weights"].startswith("post-hoc EMA 0.13 (residual ")
         found.append((state(run, 20), evaluated["loss"]))
     for buffer in ("ema-2", "ema-3"):
         assert relative_distance(found[1][0][buffer], found[0][0][buffer]) < 1e-5

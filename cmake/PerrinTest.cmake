@@ -15,23 +15,29 @@ function(perrin_add_test)
   set_tests_properties(${ARG_NAME} PROPERTIES TIMEOUT ${ARG_TIMEOUT})
 endfunction()
 
-# perrin_add_mpi_test(NAME name RANKS 1 2 4 SOURCES ... LIBRARIES ... [TIMEOUT seconds]): one binary, one entry of ctest for each number
-# of ranks, named name.npN, under a real mpirun with a deadline. tests/support/mpi_main.cpp is its main().
+# perrin_add_mpi_test(NAME name RANKS 1 2 4 SOURCES ... LIBRARIES ... [TIMEOUT seconds] [NEEDS_GPUS]): one binary, one entry of ctest for
+# each number of ranks, named name.npN, under a real mpirun with a deadline. tests/support/mpi_main.cpp is its main(). NEEDS_GPUS: skipped
+# where there is not one NVIDIA GPU for each rank. LIBRARIES has perrin_comm or what takes its place.
 function(perrin_add_mpi_test)
-  cmake_parse_arguments(ARG "" "NAME;TIMEOUT" "SOURCES;LIBRARIES;RANKS" ${ARGN})
+  cmake_parse_arguments(ARG "NEEDS_GPUS" "NAME;TIMEOUT" "SOURCES;LIBRARIES;RANKS" ${ARGN})
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
   endif()
   add_executable(${ARG_NAME} ${ARG_SOURCES} "${CMAKE_SOURCE_DIR}/tests/support/mpi_main.cpp")
-  target_link_libraries(${ARG_NAME} PRIVATE ${ARG_LIBRARIES} perrin_comm perrin_warnings GTest::gmock GTest::gtest)
+  target_link_libraries(${ARG_NAME} PRIVATE ${ARG_LIBRARIES} perrin_warnings GTest::gmock GTest::gtest)
   perrin_reuse_trainer_pch(${ARG_NAME} ${ARG_LIBRARIES})
   # No leak detection: Open MPI's plugins leak and are unloaded before the report, which then cannot tell them from perrin.
   foreach(ranks IN LISTS ARG_RANKS)
     set(test ${ARG_NAME}.np${ranks})
+    set(guard "")
+    if(ARG_NEEDS_GPUS)
+      set(guard sh -c "set -- /dev/nvidia[0-9]* -- \"$@\"; n=0; while [ \"$1\" != -- ]; do [ ! -e \"$1\" ] || n=$((n + 1)); shift; done; shift; \
+[ $n -ge ${ranks} ] || { echo \"needs ${ranks} NVIDIA GPUs, found $n\"; exit 77; }; exec \"$@\"" sh)
+    endif()
     add_test(NAME ${test}
-      COMMAND ${MPIEXEC_EXECUTABLE} -np ${ranks} --oversubscribe --bind-to none
+      COMMAND ${guard} ${MPIEXEC_EXECUTABLE} -np ${ranks} --oversubscribe --bind-to none
               $<TARGET_FILE:${ARG_NAME}> --gtest_output=xml:${PERRIN_RESULTS}/${test}.xml)
-    set_tests_properties(${test} PROPERTIES TIMEOUT ${ARG_TIMEOUT} PROCESSORS 2
+    set_tests_properties(${test} PROPERTIES TIMEOUT ${ARG_TIMEOUT} PROCESSORS 2 SKIP_RETURN_CODE 77
       ENVIRONMENT "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMP_WAIT_POLICY=passive;OMP_NUM_THREADS=1;ASAN_OPTIONS=detect_leaks=0")
   endforeach()
 endfunction()

@@ -11,7 +11,10 @@
 #include <exception>
 #include <functional>
 #include <mutex>
+#include <span>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "comm/back_off.hpp"
 #include "comm/comm_error.hpp"
@@ -74,8 +77,8 @@ class Channel {
     try {
       require_accepted(ncclCommInitRankConfig(&comm_, size, id, rank, &config), "ncclCommInitRankConfig", start);
       settle(start);
-    } catch (...) {
-      abort();
+    } catch (const std::exception& error) {
+      abort(error.what());
       throw;
     }
   }
@@ -94,44 +97,81 @@ class Channel {
   /// Enqueues a collective behind what the compute stream holds now.
   /// @return the event of its end
   CudaEvent enqueue(const OperationId& id, cudaStream_t compute_stream, const std::function<ncclResult_t()>& launch) {
-    if (failed()) throw CommError(id, "this communicator has failed before");
+    require_healthy(id);
     const DeviceGuard guard(device_);
     const CudaEvent fork;
+    CudaEvent end;
     require_cuda(cudaEventRecord(fork.get(), compute_stream), "cudaEventRecord");
     require_cuda(cudaStreamWaitEvent(stream_.get(), fork.get(), 0), "cudaStreamWaitEvent");
     try {
-      require_accepted(launch(), "launch", id);
+      {
+        const std::lock_guard lock(comm_mutex_);
+        if (comm_ == nullptr) throw CommError(id, "this communicator has failed");
+        require_accepted(launch(), "launch", id);
+      }
       settle(id);  // before that the kernel may not be on the stream yet, and the event would come too early
-    } catch (...) {
-      abort();
+      require_cuda(cudaEventRecord(end.get(), stream_.get()), "cudaEventRecord");
+    } catch (const std::exception& error) {
+      abort(error.what());
       throw;
     }
-    CudaEvent end;
-    require_cuda(cudaEventRecord(end.get(), stream_.get()), "cudaEventRecord");
     return end;
   }
 
-  /// @throws CommError if NCCL reports an asynchronous error; the communicator is aborted then
+  /// @throws CommError if this communicator has failed, or NCCL reports an asynchronous error, which aborts it
   void require_healthy(const OperationId& id) {
-    if (failed()) throw CommError(id, "this communicator has failed");
-    ncclResult_t state = ncclSuccess;
-    const ncclResult_t code = ncclCommGetAsyncError(comm_, &state);
-    if (code == ncclSuccess && accepted(state)) return;
-    const ncclResult_t cause = code == ncclSuccess ? state : code;
-    const std::string reason = fmt::format("NCCL reports: {} ({})", ncclGetErrorString(cause), ncclGetLastError(comm_));
-    abort();
+    if (failed()) throw CommError(id, "this communicator has failed before: " + failure());
+    const auto [state, text] = poll();
+    if (accepted(state)) return;
+    const std::string reason = fmt::format("NCCL reports: {} ({})", ncclGetErrorString(state), text);
+    abort(reason);
     throw CommError(id, reason);
   }
 
-  void abort() noexcept {
-    const std::lock_guard lock(abort_mutex_);
+  /// Looks for an asynchronous error without throwing; one that it finds fails the communicator.
+  bool healthy() noexcept {
+    try {
+      require_healthy({});
+      return true;
+    } catch (const std::exception&) {
+      return false;
+    }
+  }
+
+  /// Ends what is under way; after it nothing touches the callers' buffers. Leaves the process if NCCL or the stream
+  /// does not come to its end.
+  void abort(const std::string& reason) noexcept {
+    const ExitTimer timer(kAbortGrace, kCommExitCode, "ncclCommAbort of a failed communicator");
+    const std::lock_guard lock(comm_mutex_);
+    if (failure_.empty()) failure_ = reason;
     failed_.store(true, std::memory_order_release);
     if (comm_ == nullptr) return;
-    const ExitTimer timer(kAbortGrace, kCommExitCode, "ncclCommAbort");
     ncclCommAbort(std::exchange(comm_, nullptr));
+    BackOff back_off(kPollSpin, kPollSleep);
+    while (cudaStreamQuery(stream_.get()) == cudaErrorNotReady) back_off.pause();
   }
 
  private:
+  struct State {
+    ncclResult_t code;
+    std::string text;  ///< NCCL's own, for an error
+  };
+
+  /// What NCCL says of the communicator now. Another thread may abort it, hence the lock.
+  State poll() {
+    const std::lock_guard lock(comm_mutex_);
+    if (comm_ == nullptr) return {ncclInvalidUsage, failure_};
+    ncclResult_t state = ncclSuccess;
+    const ncclResult_t code = ncclCommGetAsyncError(comm_, &state);
+    if (code != ncclSuccess) state = code;
+    return {state, accepted(state) ? "" : ncclGetLastError(comm_)};
+  }
+
+  std::string failure() {
+    const std::lock_guard lock(comm_mutex_);
+    return failure_;
+  }
+
   void require_accepted(ncclResult_t code, const char* call, const OperationId& id) const {
     if (accepted(code)) return;
     throw CommError(id, fmt::format("{} failed: {} ({})", call, ncclGetErrorString(code), ncclGetLastError(comm_)));
@@ -142,10 +182,10 @@ class Channel {
     const auto until = Clock::now() + std::min(options_.deadline, kLongestDeadline);
     BackOff back_off(kPollSpin, kPollSleep);
     for (;;) {
-      ncclResult_t state = ncclSuccess;
-      require_accepted(ncclCommGetAsyncError(comm_, &state), "ncclCommGetAsyncError", id);
+      const auto [state, text] = poll();
       if (state == ncclSuccess) return;
-      require_accepted(state, "the NCCL communicator", id);
+      if (state != ncclInProgress)
+        throw CommError(id, fmt::format("NCCL reports: {} ({})", ncclGetErrorString(state), text));
       if (Clock::now() > until) {
         throw CommError(
             id,
@@ -160,15 +200,15 @@ class Channel {
 
   void close() noexcept {
     if (comm_ == nullptr) return;
-    if (std::uncaught_exceptions() > 0) return abort();
+    if (std::uncaught_exceptions() > 0) return abort("destroyed while an exception unwinds");
     try {
       const OperationId end{.operation = "end", .rank = rank_};
       require_accepted(ncclCommFinalize(comm_), "ncclCommFinalize", end);
       settle(end);
       const ExitTimer timer(kAbortGrace, kCommExitCode, "ncclCommDestroy");
       ncclCommDestroy(std::exchange(comm_, nullptr));
-    } catch (const std::exception&) {
-      abort();
+    } catch (const std::exception& error) {
+      abort(error.what());
     }
   }
 
@@ -180,7 +220,8 @@ class Channel {
   DeviceBuffer barrier_;
   ncclComm_t comm_ = nullptr;
   std::atomic<bool> failed_{false};
-  std::mutex abort_mutex_;
+  std::mutex comm_mutex_;  // comm_ against an abort from another thread, and failure_
+  std::string failure_;    // why failed_
 };
 
 class DeviceOperation final : public PendingOperation {
@@ -188,14 +229,15 @@ class DeviceOperation final : public PendingOperation {
   DeviceOperation(std::shared_ptr<Channel> channel, OperationId id, CudaEvent end)
       : channel_(std::move(channel)), id_(std::move(id)), end_(std::move(end)) {}
 
-  bool done() override { return channel_->failed() || cudaEventQuery(end_.get()) != cudaErrorNotReady; }
+  bool done() override { return cudaEventQuery(end_.get()) != cudaErrorNotReady || !channel_->healthy(); }
 
   void wait(milliseconds deadline) override {
     const auto until = Clock::now() + std::min(deadline, kLongestDeadline);
     BackOff back_off(kPollSpin, kPollSleep);
     for (;;) {
-      channel_->require_healthy(id_);
       const cudaError_t code = cudaEventQuery(end_.get());
+      // After the query: an abort lets the stream go on, which makes an unfinished operation look done.
+      channel_->require_healthy(id_);
       if (code == cudaSuccess) return;
       if (code != cudaErrorNotReady) require_cuda(code, "cudaEventQuery");
       if (Clock::now() > until)
@@ -210,7 +252,7 @@ class DeviceOperation final : public PendingOperation {
   }
 
   void abandon() noexcept override {
-    if (!done()) channel_->abort();
+    if (!done()) channel_->abort("an operation was withdrawn");
   }
 
   milliseconds default_deadline() const noexcept override { return channel_->options().deadline; }
@@ -323,23 +365,27 @@ ncclUniqueId agree_on_id(Communicator& control) {
   return id;
 }
 
-/// Two NCCLs in one process (LibTorch brings its own) end in undefined behaviour; a difference shows here.
-void require_matching_library(int rank) {
+/// Two NCCLs in one process (LibTorch brings its own) end in undefined behaviour; a difference shows here, on all ranks
+/// at once.
+void require_matching_library(Communicator& control) {
   int version = 0;
   ncclGetVersion(&version);
-  if (version == NCCL_VERSION_CODE) return;
-  throw CommError(OperationId{.operation = "start", .rank = rank},
-                  fmt::format("built with the headers of NCCL {}, but the library loaded is {}. Build and run with the "
-                              "same NCCL (LD_LIBRARY_PATH, "
-                              "or -DNCCL_ROOT at configuration).",
-                              NCCL_VERSION_CODE, version));
+  const std::int64_t own = version;
+  std::vector<std::int64_t> versions(static_cast<std::size_t>(control.size()));
+  control.all_gather(std::span<const std::int64_t>(&own, 1), std::span<std::int64_t>(versions)).wait();
+  const auto other = std::find_if(versions.begin(), versions.end(), [](auto v) { return v != NCCL_VERSION_CODE; });
+  if (other == versions.end()) return;
+  throw CommError(OperationId{.operation = "start", .rank = control.rank()},
+                  fmt::format("built with the headers of NCCL {}, but the library loaded on rank {} is {}. Build and "
+                              "run with the same NCCL (LD_LIBRARY_PATH, or -DNCCL_ROOT at configuration).",
+                              NCCL_VERSION_CODE, other - versions.begin(), *other));
 }
 
 }  // namespace
 
 std::unique_ptr<Communicator> make_nccl_communicator(Communicator& control, int device,
                                                      const CommunicatorOptions& options) {
-  require_matching_library(control.rank());
+  require_matching_library(control);
   const ncclUniqueId id = agree_on_id(control);
   const DeviceGuard guard(device);
   return std::make_unique<NcclCommunicator>(

@@ -3,22 +3,28 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "comm/bfloat16.hpp"
 #include "comm/data_type.hpp"
+#include "tests/comm/backend.hpp"
 
 namespace perrin::comm::test {
 
-/// Whole numbers written as elements of any type, so that every sum in a test is exact in each of them.
-/// @param shift  bytes before the first element: 1 makes a buffer that is aligned for nothing
+/// Whole numbers written as elements of any type, so that every sum in a test is exact in each of them; in memory of
+/// the backend under test.
+/// @param shift  bytes before the first element: 1 makes a buffer that is aligned for nothing. Elements before it where
+/// the backend aligns elements
 class Elements {
  public:
   Elements(DataType type, std::size_t count, std::size_t shift = 0)
-      : type_(type), shift_(shift), bytes_(count * size_of(type) + shift) {}
+      : type_(type), count_(count), shift_(aligns_elements() ? shift * size_of(type) : shift) {
+    bytes_ = allocate(count * size_of(type) + shift_);
+  }
 
-  std::byte* data() { return bytes_.data() + shift_; }
-  std::size_t count() const { return (bytes_.size() - shift_) / size_of(type_); }
+  std::byte* data() { return bytes_.get() + shift_; }
+  std::size_t count() const { return count_; }
 
   void set(std::size_t i, std::int64_t value) {
     switch (type_) {
@@ -63,13 +69,14 @@ class Elements {
   template <typename T>
   T take(std::size_t i) const {
     T value;
-    std::memcpy(&value, bytes_.data() + shift_ + i * sizeof(T), sizeof(T));
+    std::memcpy(&value, bytes_.get() + shift_ + i * sizeof(T), sizeof(T));
     return value;
   }
 
   DataType type_;
+  std::size_t count_;
   std::size_t shift_;
-  std::vector<std::byte> bytes_;
+  std::shared_ptr<std::byte> bytes_;
 };
 
 /// What rank r holds at index i: in [0, 50], so that four of them fit uint8 and are exact in bfloat16.

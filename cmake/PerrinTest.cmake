@@ -31,8 +31,7 @@ function(perrin_add_mpi_test)
     set(test ${ARG_NAME}.np${ranks})
     set(guard "")
     if(ARG_NEEDS_GPUS)
-      set(guard sh -c "set -- /dev/nvidia[0-9]* -- \"$@\"; n=0; while [ \"$1\" != -- ]; do [ ! -e \"$1\" ] || n=$((n + 1)); shift; done; shift; \
-[ $n -ge ${ranks} ] || { echo \"needs ${ranks} NVIDIA GPUs, found $n\"; exit 77; }; exec \"$@\"" sh)
+      set(guard "${CMAKE_SOURCE_DIR}/tests/support/with_gpus.sh" ${ranks})
     endif()
     add_test(NAME ${test}
       COMMAND ${guard} ${MPIEXEC_EXECUTABLE} -np ${ranks} --oversubscribe --bind-to none

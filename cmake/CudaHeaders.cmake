@@ -1,6 +1,6 @@
 # The headers alone of the CUDA runtime and of NCCL, for tests that link neither library: PERRIN_CUDA_HEADERS, empty where they are missing.
 # Looked for in: NCCL_ROOT and the CUDA toolkit, the system's folders, the project's virtual environment, the environment that LibTorch
-# lies in. The wheels are nvidia-cuda-runtime, nvidia-cuda-crt, nvidia-cuda-cccl and nvidia-nccl-cu13.
+# lies in. The wheels are nvidia-cuda-runtime, nvidia-cuda-crt and nvidia-nccl-cu13.
 file(GLOB nvidia_wheels "${CMAKE_SOURCE_DIR}/.venv/lib/python3*/site-packages/nvidia")
 foreach(torch IN ITEMS "${PERRIN_LIBTORCH}" "$ENV{PERRIN_LIBTORCH}")
   if(torch)

@@ -61,10 +61,11 @@ TrainingLoop::TrainingLoop(Surroundings surroundings, TrainingState& state, std:
       level_sampler_(in_.config, process_.schedule()),
       network_(with_output_channels(in_.config.model, in_.train.shape(), in_.config.diffusion.variance_type)),
       model_(network_, in_.train.shape(), state.arena.trainable(), state.arena.layout().memory_format()),
-      plan_(in_.config.train.batch_size, in_.world.size(), in_.config.train.micro_batch),
+      plan_(in_.config, in_.world.size()),
       slices_(plan_.slices_of(in_.world.rank())),
       reducer_(state.arena, in_.world.gradients(), in_.world.control(),
-               static_cast<std::int64_t>(in_.config.distributed.bucket_mib * 1024 * 1024), in_.compute_stream),
+               static_cast<std::int64_t>(in_.config.distributed.bucket_mib * 1024 * 1024), in_.compute_stream,
+               in_.config.distributed.reduction),
       optimizer_(in_.config.optimizer, in_.config.ema, in_.config.train.steps),
       loader_(in_.train, data::SampleOrder(in_.train.size(), in_.config.run.seed),
               slices_from(state.progress.step, state.progress.position, plan_.global_batch(), slices_)),
@@ -101,8 +102,7 @@ void TrainingLoop::step() {
     };
     const ObjectiveTerms terms = objective_.terms(network, images_of(batch), noise_of(batch.positions), draw.levels);
     const at::Tensor weights = per_image(draw.weights, terms.loss).view({-1});
-    reducer_.backward((weights * terms.loss).sum() / plan_.global_batch(), /*first_slice=*/i == 0,
-                      /*last_slice=*/i + 1 == slices_.size());  // last: buckets leave as they fill
+    reducer_.backward((weights * terms.loss).sum() / plan_.global_batch(), i, slices_.size());  // last: buckets leave
     losses.add(terms, draw, slices_[i].offset);
   }
   agree(losses);

@@ -47,7 +47,7 @@ class Preflight {
       : file_(arguments.config.string()),
         overrides_(arguments.overrides),
         config_(read_config(arguments.config, arguments.overrides)) {
-    check_ranks(config_.train, ranks, place_of("train.batch_size"));
+    check_ranks(config_, ranks, places());
     compare_with_stored_run();
     look_at_datasets();
     check_schedule();
@@ -62,6 +62,9 @@ class Preflight {
   std::string place_of(std::string_view key) const {
     const auto names_key = [&](const Override& given) { return given.name.starts_with(key); };
     return std::any_of(overrides_.begin(), overrides_.end(), names_key) ? "command line" : file_;
+  }
+  PlaceOf places() const {
+    return [this](std::string_view key) { return place_of(key); };
   }
   /// Of what will run, but perhaps not as it was meant; empty: nothing.
   const std::string& warning() const { return warning_; }
@@ -150,7 +153,7 @@ ExitCode train(const TrainArguments& arguments, Session& session) {
   }
   const trainer::Config& config = preflight.config();
   comm::World& world = session.start_world(world_options(config.distributed, /*require_all_slurm_tasks=*/true));
-  check_ranks(config.train, world.size(), preflight.place_of("train.batch_size"));
+  check_ranks(config, world.size(), preflight.places());
   // Held until the end; nothing is written into a run that another process trains.
   const auto claim = world.is_root() ? std::optional(trainer::claim_run_folder(trainer::RunPaths(config.run.directory)))
                                      : std::nullopt;

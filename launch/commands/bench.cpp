@@ -166,6 +166,9 @@ Command bench_command(CLI::App& program) {
   CLI::App* app = program.add_subcommand("bench", "Measure this machine and its network");
   CLI::App* comm = app->add_subcommand("comm", "Bandwidth of the collectives among the ranks");
   app->require_subcommand(1);
+  app->footer(
+      "Example:\n"
+      "  mpirun -np 2 perrin bench comm\n");
   const auto arguments = std::make_shared<BenchArguments>();
   comm->add_option("--sizes", arguments->sizes, "Bytes of the larger buffer of a rank")
       ->type_name("SIZE,...")

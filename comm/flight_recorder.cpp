@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -15,6 +16,7 @@ namespace perrin::comm {
 namespace {
 
 constexpr std::chrono::milliseconds kPulse{100};
+constexpr std::chrono::nanoseconds kPause{std::chrono::seconds(1)};
 
 std::int64_t monotonic_ns() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
@@ -38,8 +40,8 @@ std::string system_error(const std::string& what) {
 }
 
 /// A new file of the ring's size, mapped. @return nullptr with `reason`
-FlightFile* map_new_file(const std::filesystem::path& path, std::string& reason) {
-  const int descriptor = ::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+FlightFile* map_new_file(const std::filesystem::path& path, int& descriptor, std::string& reason) {
+  descriptor = ::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (descriptor < 0) {
     reason = system_error("cannot make " + path.string());
     return nullptr;
@@ -52,8 +54,9 @@ FlightFile* map_new_file(const std::filesystem::path& path, std::string& reason)
     address = ::mmap(nullptr, sizeof(FlightFile), PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
   }
   if (address == MAP_FAILED) reason = system_error("cannot map " + path.string());
-  ::close(descriptor);
-  return address == MAP_FAILED ? nullptr : static_cast<FlightFile*>(address);
+  if (address == MAP_FAILED) return nullptr;
+  ::flock(descriptor, LOCK_EX | LOCK_NB);  // where the file system has no locks readers look at the pulse
+  return static_cast<FlightFile*>(address);
 }
 
 }  // namespace
@@ -98,6 +101,7 @@ FlightRecorder::~FlightRecorder() {
   pulse_over_.notify_one();
   if (pulse_.joinable()) pulse_.join();
   if (file_ != memory_.get()) ::munmap(file_, sizeof(FlightFile));
+  if (descriptor_ >= 0) ::close(descriptor_);
 }
 
 std::string FlightRecorder::record_in(const std::filesystem::path& folder, int rank, int size, std::uint64_t start_id) {
@@ -107,7 +111,7 @@ std::string FlightRecorder::record_in(const std::filesystem::path& folder, int r
   const std::filesystem::path path = folder / flight_file_name(rank);
   std::filesystem::rename(path, std::filesystem::path(path).replace_extension(".previous.bin"), error);  // if any
   std::string reason;
-  FlightFile* const mapped = map_new_file(path, reason);
+  FlightFile* const mapped = map_new_file(path, descriptor_, reason);
   if (mapped == nullptr) return reason;
   {
     const std::lock_guard lock(mutex_);
@@ -241,9 +245,9 @@ void FlightRecorder::beat() {
     const std::int64_t now = monotonic_ns();
     const std::lock_guard file_lock(mutex_);
     file_->header.pulse_wall_ns = wall_ns();
-    if (now - before > file_->header.longest_pause_ns) {
-      file_->header.longest_pause_ns = now - before;
-      file_->header.longest_pause_end_ns = file_->header.pulse_wall_ns;
+    if (now - before > kPause.count()) {
+      file_->header.last_pause_ns = now - before;
+      file_->header.last_pause_end_wall_ns = file_->header.pulse_wall_ns;
     }
     before = now;
   }

@@ -64,9 +64,9 @@ struct FlightHeader {
   std::int32_t size;
   std::int64_t pid;
   std::array<char, 64> host;
-  std::int64_t pulse_wall_ns;         ///< the process was alive then
-  std::int64_t longest_pause_ns;      ///< between two pulses: the process was stopped, or starved
-  std::int64_t longest_pause_end_ns;  ///< wall time
+  std::int64_t pulse_wall_ns;  ///< the process was alive then
+  std::int64_t last_pause_ns;  ///< between two pulses, above 1 s: the process was stopped, or starved
+  std::int64_t last_pause_end_wall_ns;
   std::int64_t phase_since_wall_ns;
   Phase phase;
   Ending ending;
@@ -157,7 +157,8 @@ class FlightRecorder {
 
   mutable std::mutex mutex_;
   std::unique_ptr<FlightFile> memory_;
-  FlightFile* file_;  // memory_, or the mapping
+  FlightFile* file_;     // memory_, or the mapping
+  int descriptor_ = -1;  // of the file; holds its lock while the process lives
   struct Counts {
     std::atomic<std::uint64_t> enqueued{0};
     std::atomic<std::uint64_t> finished{0};

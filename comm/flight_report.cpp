@@ -1,8 +1,9 @@
 #include "comm/flight_report.hpp"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <signal.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -22,7 +23,9 @@ constexpr double kNanosecondsPerSecond = 1e9;
 constexpr double kSilentBy = 0.6;
 // A rank that was stopped comes back to life while the launcher ends the run, and submits then.
 constexpr double kLateBy = 1.0;
-// No pulse for so long: dead, where the process cannot be asked.
+// A rank that was stopped is woken by the launcher when that ends the run.
+constexpr double kRecently = 10.0;
+// No pulse for so long: dead, where the file system has no locks.
 constexpr double kDeadAfter = 3.0;
 constexpr int kMostRanks = 1 << 20;
 
@@ -134,24 +137,33 @@ std::optional<Mismatch> find_mismatch(const std::string& name, std::size_t track
 
 RankEnding ending_of(const RankRecord& record, std::int64_t newest_pulse) {
   const FlightHeader& header = record.header;
-  RankEnding ending{.rank = header.rank,
-                    .host = text_of(header.host),
-                    .pid = header.pid,
-                    .ending = header.ending,
-                    .exit_code = header.exit_code,
-                    .reason = text_of(header.reason),
-                    .phase = header.phase,
-                    .silent_seconds = seconds(newest_pulse - header.pulse_wall_ns),
-                    .pause_seconds = seconds(header.longest_pause_ns)};
-  std::array<char, 64> own_host{};
-  ::gethostname(own_host.data(), own_host.size() - 1);
-  const std::int64_t now =
-      std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
-  if (ending.ending == Ending::running) {
-    ending.alive = ending.host == text_of(own_host) ? ::kill(static_cast<pid_t>(ending.pid), 0) == 0 || errno == EPERM
-                                                    : seconds(now - header.pulse_wall_ns) < kDeadAfter;
-  }
+  RankEnding ending{
+      .rank = header.rank,
+      .host = text_of(header.host),
+      .pid = header.pid,
+      .ending = header.ending,
+      .exit_code = header.exit_code,
+      .reason = text_of(header.reason),
+      .phase = header.phase,
+      .silent_seconds = seconds(newest_pulse - header.pulse_wall_ns),
+  };
+  if (seconds(newest_pulse - header.last_pause_end_wall_ns) < kRecently)
+    ending.pause_seconds = seconds(header.last_pause_ns);
+  ending.alive = record.alive;
   return ending;
+}
+
+/// The writer locks its file; the kernel unlocks it when the process is gone, however it went.
+bool is_written(const std::filesystem::path& path, const FlightHeader& header) {
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) return false;
+  const bool locked = ::flock(descriptor, LOCK_SH | LOCK_NB) == 0;
+  const int error = errno;
+  ::close(descriptor);
+  if (locked) return false;
+  if (error == EWOULDBLOCK) return true;
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  return seconds(std::chrono::duration_cast<std::chrono::nanoseconds>(now).count() - header.pulse_wall_ns) < kDeadAfter;
 }
 
 /// Leaving because of others, as a rank that waited in vain does.
@@ -168,7 +180,7 @@ std::vector<int> choose_named_ranks(const FlightReport& report) {
   named = report.missing;
   for (const RankEnding& ending : report.endings) {
     const bool silent = ending.ending == Ending::running && ending.silent_seconds > kSilentBy;
-    if (silent || ending.pause_seconds > 2 * kLateBy) named.push_back(ending.rank);
+    if (silent || ending.pause_seconds > 0) named.push_back(ending.rank);
   }
   if (!named.empty()) return named;
   for (const Mismatch& mismatch : report.mismatches) named.insert(named.end(), {mismatch.rank_a, mismatch.rank_b});
@@ -185,7 +197,7 @@ std::string describe_ending(const RankEnding& ending) {
   if (ending.ending == Ending::error || ending.ending == Ending::watchdog)
     return fmt::format("ended with code {}{}{}", ending.exit_code, ending.reason.empty() ? "" : ": ", ending.reason);
   if (ending.ending == Ending::orderly) return "ended in order";
-  if (ending.pause_seconds > 2 * kLateBy) return fmt::format("stood still for {:.1f} s", ending.pause_seconds);
+  if (ending.pause_seconds > 0) return fmt::format("stood still for {:.1f} s", ending.pause_seconds);
   if (ending.silent_seconds > kSilentBy)
     return fmt::format("was killed, or its node was lost, {:.1f} s before the last sign of life of the others",
                        ending.silent_seconds);
@@ -210,7 +222,7 @@ RankRecord read_flight_file(const std::filesystem::path& path) {
       header.phase > Phase::shutdown || header.ending > Ending::watchdog)
     throw FlightFileError(fmt::format("{}: has a damaged header", path.string()));
 
-  RankRecord record{.header = header};
+  RankRecord record{.header = header, .alive = is_written(path, header)};
   for (std::size_t place = 0; place < kFlightSlots; ++place) {
     const FlightSlot& slot = file.slots[place];
     if (slot.ticket == 0 && slot.sequence == 0) continue;  // never used
@@ -290,10 +302,13 @@ std::string FlightReport::summary() const {
                                 m.operation_a, m.rank_a, m.operation_b, m.rank_b));
   }
   for (const CommunicatorReport& c : communicators) {
-    if (c.late_ranks.empty()) continue;
-    parts.push_back(fmt::format("late at #{} of {}{}{}: rank {}", c.sequence, c.name,
-                                c.operation.empty() ? "" : ", " + c.operation,
-                                c.phase.empty() ? "" : ", in phase " + c.phase, fmt::join(c.late_ranks, ", ")));
+    if (c.sequence == 0) continue;
+    const std::string operation =
+        fmt::format("#{} of {}{}{}", c.sequence, c.name, c.operation.empty() ? "" : ", " + c.operation,
+                    c.phase.empty() ? "" : ", in phase " + c.phase);
+    parts.push_back(c.late_ranks.empty()
+                        ? "unfinished at " + operation
+                        : fmt::format("late at {}: rank {}", operation, fmt::join(c.late_ranks, ", ")));
   }
   return parts.empty() ? "all ranks were ended together, by the launcher or the scheduler"
                        : fmt::format("{}", fmt::join(parts, "; "));

@@ -22,6 +22,7 @@ struct RankRecord {
   FlightHeader header{};
   std::vector<FlightSlot> slots;  ///< oldest first; entries that are torn or make no sense are left out
   std::size_t torn = 0;           ///< of them
+  bool alive = false;             ///< the process still writes
 };
 
 /// @throws FlightFileError
@@ -67,7 +68,7 @@ struct RankEnding {
   std::string reason;
   Phase phase = Phase::start;
   double silent_seconds = 0;  ///< how long before the last sign of life of any rank this one gave its last
-  double pause_seconds = 0;   ///< longest time in which it was stopped or starved
+  double pause_seconds = 0;   ///< for how long it was stopped or starved shortly before the end
 };
 
 /// The merged records of the newest start of a run.

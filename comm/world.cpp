@@ -171,7 +171,7 @@ class World::State {
     }
 
     make_device_current(*device);
-    gradients_ = make_nccl_communicator(*control_, *device, recorded_as("gradients"));
+    gradients_ = make_nccl_communicator(*control_, *device, recorded_as("gradients/nccl"));
     return device;
   }
 

@@ -194,13 +194,16 @@ std::vector<int> choose_named_ranks(const FlightReport& report) {
 }
 
 std::string describe_ending(const RankEnding& ending) {
+  // One that was stopped and woken again has waited in vain too; that it was stopped is the cause.
+  const bool own_error = ending.ending == Ending::error && !blames_others(ending);
+  if (!own_error && ending.pause_seconds > 0) return fmt::format("stood still for {:.1f} s", ending.pause_seconds);
   if (ending.ending == Ending::error || ending.ending == Ending::watchdog)
     return fmt::format("ended with code {}{}{}", ending.exit_code, ending.reason.empty() ? "" : ": ", ending.reason);
   if (ending.ending == Ending::orderly) return "ended in order";
-  if (ending.pause_seconds > 0) return fmt::format("stood still for {:.1f} s", ending.pause_seconds);
   if (ending.silent_seconds > kSilentBy)
-    return fmt::format("was killed, or its node was lost, {:.1f} s before the last sign of life of the others",
-                       ending.silent_seconds);
+    return fmt::format(
+        "was killed or stopped, or its node was lost, {:.1f} s before the last sign of life of the others",
+        ending.silent_seconds);
   return "was killed";
 }
 

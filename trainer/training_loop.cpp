@@ -89,6 +89,7 @@ TrainOutcome TrainingLoop::run() {
 }
 
 void TrainingLoop::step() {
+  in_.world.enter(comm::Phase::step);
   const auto begun = Clock::now();
   const std::uint64_t first = state_.progress.position;
   const bool importance = in_.config.objective.timesteps == TimestepSampling::importance;
@@ -226,6 +227,7 @@ void TrainingLoop::report() {
 
 void TrainingLoop::evaluate() {
   if (in_.heldout == nullptr) return;
+  in_.world.enter(comm::Phase::evaluation, kLongWork);
   const auto begun = Clock::now();
   const HeldoutLoss heldout =
       evaluate_heldout(predictor(), in_.config, process_, *in_.heldout, in_.world.control(), in_.device);
@@ -244,6 +246,7 @@ void TrainingLoop::evaluate() {
 }
 
 void TrainingLoop::sample() {
+  in_.world.enter(comm::Phase::sampling, kLongWork);
   const auto begun = Clock::now();
   const at::Tensor images = sample_images(predictor(), in_.config, in_.train.shape(), in_.world.control(), in_.device);
   if (!metrics_) return;
@@ -255,6 +258,7 @@ void TrainingLoop::sample() {
 }
 
 void TrainingLoop::checkpoint() {
+  in_.world.enter(comm::Phase::checkpoint, kLongWork);
   require_same_on_all_ranks(
       in_.world.control(), hash_of_state(state_), "weights, Adam or EMA",
       "the ranks have drifted apart, by a fault of memory, processor or network; start again from the last checkpoint");
@@ -268,6 +272,7 @@ void TrainingLoop::checkpoint() {
 }
 
 void TrainingLoop::snapshot() {
+  in_.world.enter(comm::Phase::checkpoint, kLongWork);
   if (metrics_) save_snapshot(paths_.snapshots(), state_, in_.origin);
   in_.world.control().barrier().wait(kLongWork);  // writing may take longer than a collective
 }

@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 
+#include "comm/flight_report.hpp"
 #include "data/data_error.hpp"
 #include "data/manifest.hpp"
 #include "launch/commands/command.hpp"
@@ -145,6 +146,17 @@ class Preflight {
   std::string warning_;
 };
 
+/// Records the collectives of this start in the run folder, after a word on those of the last one. Collective.
+void record_flight(const std::filesystem::path& folder, comm::World& world) {
+  if (world.is_root()) {
+    const auto last = comm::merge_flight(folder);
+    if (last && last->ended_badly())
+      spdlog::warn("the last start of this run did not end in order: {}", last->summary());
+  }
+  const std::string refusal = world.record_flight_in(folder);
+  if (!refusal.empty()) spdlog::warn("the collectives of this rank are not recorded: {}", refusal);
+}
+
 ExitCode train(const TrainArguments& arguments, Session& session) {
   const Preflight preflight(arguments, session.size());
   if (arguments.dry_run) {
@@ -158,6 +170,7 @@ ExitCode train(const TrainArguments& arguments, Session& session) {
   const auto claim = world.is_root() ? std::optional(trainer::claim_run_folder(trainer::RunPaths(config.run.directory)))
                                      : std::nullopt;
   log_to_folder(trainer::RunPaths(config.run.directory).logs(), world.rank());
+  record_flight(trainer::RunPaths(config.run.directory).flight(), world);
   const at::Device device = bind_device(config.distributed, world);
   const int threads = at::get_num_threads();
   spdlog::info("rank {} of {} on {}: {}, {} thread{}; {}", world.rank(), world.size(), world.host_name(), device.str(),

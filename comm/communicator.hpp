@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "comm/data_type.hpp"
+#include "comm/flight_recorder.hpp"
 #include "comm/work.hpp"
 
 namespace perrin::comm {
@@ -19,6 +20,8 @@ struct CommunicatorOptions {
   /// memory. Measured on 2 ranks of one node, 143 MB: 64 ms with 4 MiB, 116 ms with 1 MiB, MPI_Allreduce 369 ms
   /// (minima).
   std::size_t piece_bytes = std::size_t{4} << 20;
+  /// Where its operations are recorded, and watched.
+  FlightTrack flight = {};
 };
 
 /// Collectives over raw memory among a fixed set of ranks. Every rank submits the same operations, with the same counts

@@ -20,6 +20,10 @@ constexpr std::chrono::microseconds kPollSleep{100};
 const std::byte* bytes_of(const void* data) { return static_cast<const std::byte*>(data); }
 std::byte* bytes_of(void* data) { return static_cast<std::byte*>(data); }
 
+Collective reduction(CollectiveKind kind, DataType type, std::size_t bytes, ReduceOp op) {
+  return {.kind = kind, .type = type, .bytes = bytes, .detail = static_cast<std::uint32_t>(op)};
+}
+
 }  // namespace
 
 MpiCommunicator::MpiCommunicator(MPI_Comm comm, const CommunicatorOptions& options) {
@@ -59,7 +63,7 @@ bool MpiCommunicator::failed() const noexcept { return engine_->failed(); }
 
 Work MpiCommunicator::all_reduce(void* data, std::size_t count, DataType type, ReduceOp op, void* /*compute_stream*/) {
   require_buffer(data, count);
-  return Work(engine_->submit("all_reduce", count * size_of(type),
+  return Work(engine_->submit(reduction(CollectiveKind::all_reduce, type, count * size_of(type), op),
                               all_reduce_schedule(engine_->group(), bytes_of(data), count, type, op)));
 }
 
@@ -70,7 +74,7 @@ Work MpiCommunicator::reduce_scatter(const void* input, void* output, std::size_
   const std::size_t bytes = count * size_of(type);
   require_own_part(input, output, bytes);
   return Work(
-      engine_->submit("reduce_scatter", static_cast<std::size_t>(size()) * bytes,
+      engine_->submit(reduction(CollectiveKind::reduce_scatter, type, static_cast<std::size_t>(size()) * bytes, op),
                       reduce_scatter_schedule(engine_->group(), bytes_of(input), bytes_of(output), count, type, op)));
 }
 
@@ -80,7 +84,7 @@ Work MpiCommunicator::all_gather(const void* input, void* output, std::size_t co
   require_buffer(output, count);
   const std::size_t bytes = count * size_of(type);
   require_own_part(output, input, bytes);
-  return Work(engine_->submit("all_gather", static_cast<std::size_t>(size()) * bytes,
+  return Work(engine_->submit({CollectiveKind::all_gather, type, static_cast<std::size_t>(size()) * bytes},
                               all_gather_schedule(engine_->group(), bytes_of(input), bytes_of(output), bytes)));
 }
 
@@ -90,7 +94,7 @@ Work MpiCommunicator::all_to_all(const void* input, void* output, std::size_t co
   require_buffer(output, count);
   const std::size_t bytes = count * size_of(type);
   require_apart(input, output, static_cast<std::size_t>(size()) * bytes);
-  return Work(engine_->submit("all_to_all", static_cast<std::size_t>(size()) * bytes,
+  return Work(engine_->submit({CollectiveKind::all_to_all, type, static_cast<std::size_t>(size()) * bytes},
                               all_to_all_schedule(engine_->group(), bytes_of(input), bytes_of(output), bytes)));
 }
 
@@ -98,9 +102,10 @@ Work MpiCommunicator::broadcast(void* data, std::size_t count, DataType type, in
   require_buffer(data, count);
   require_root(root);
   const std::size_t bytes = count * size_of(type);
-  return Work(engine_->submit("broadcast", bytes, broadcast_schedule(engine_->group(), bytes_of(data), bytes, root)));
+  return Work(engine_->submit({CollectiveKind::broadcast, type, bytes, static_cast<std::uint32_t>(root)},
+                              broadcast_schedule(engine_->group(), bytes_of(data), bytes, root)));
 }
 
-Work MpiCommunicator::barrier() { return Work(engine_->submit("barrier", 0, barrier_schedule(engine_->group()))); }
+Work MpiCommunicator::barrier() { return Work(engine_->submit({}, barrier_schedule(engine_->group()))); }
 
 }  // namespace perrin::comm

@@ -45,8 +45,9 @@ constexpr std::uint64_t kTags = 32'768;
 
 class ProgressEngine::Operation final : public PendingOperation {
  public:
-  Operation(std::shared_ptr<ProgressEngine> engine, OperationId id, std::unique_ptr<Schedule> schedule)
-      : engine_(std::move(engine)), id_(std::move(id)), schedule_(std::move(schedule)) {}
+  Operation(std::shared_ptr<ProgressEngine> engine, OperationId id, std::uint64_t ticket,
+            std::unique_ptr<Schedule> schedule)
+      : engine_(std::move(engine)), id_(std::move(id)), ticket_(ticket), schedule_(std::move(schedule)) {}
 
   bool done() override { return state_.load(std::memory_order_acquire) != State::pending; }
 
@@ -84,19 +85,25 @@ class ProgressEngine::Operation final : public PendingOperation {
   const OperationId& id() const noexcept { return id_; }
   Schedule& schedule() noexcept { return *schedule_; }
 
+  void start() noexcept { flight().started(ticket_); }
+
   void succeed() noexcept {
     schedule_.reset();
+    flight().completed(id_.sequence, ticket_);
     state_.store(State::succeeded, std::memory_order_release);
   }
   void fail(std::string reason, std::vector<int> late_ranks) noexcept {
     schedule_.reset();
     reason_ = std::move(reason);
     late_ranks_ = std::move(late_ranks);
+    flight().failed(id_.sequence, ticket_);
     state_.store(State::failed, std::memory_order_release);
   }
 
  private:
   enum class State { pending, succeeded, failed };
+
+  const FlightTrack& flight() const noexcept { return engine_->options_.flight; }
 
   void throw_unless_succeeded(milliseconds deadline) {
     if (state_.load(std::memory_order_acquire) == State::pending) {
@@ -111,6 +118,7 @@ class ProgressEngine::Operation final : public PendingOperation {
 
   std::shared_ptr<ProgressEngine> engine_;
   OperationId id_;
+  std::uint64_t ticket_;  // of the flight recorder
   std::unique_ptr<Schedule> schedule_;
   std::atomic<State> state_{State::pending};
   std::string reason_;
@@ -126,14 +134,18 @@ ProgressEngine::ProgressEngine(MPI_Comm comm, const CommunicatorOptions& options
 
 ProgressEngine::~ProgressEngine() { close(); }
 
-std::shared_ptr<PendingOperation> ProgressEngine::submit(const char* name, std::size_t bytes,
+std::shared_ptr<PendingOperation> ProgressEngine::submit(const Collective& collective,
                                                          std::unique_ptr<Schedule> schedule) {
   std::shared_ptr<Operation> operation;
   {
     const std::lock_guard lock(inbox_mutex_);
-    OperationId id{.operation = name, .sequence = ++sequence_, .bytes = bytes, .rank = rank_};
+    OperationId id{.operation = std::string(name_of(collective.kind)),
+                   .sequence = ++sequence_,
+                   .bytes = collective.bytes,
+                   .rank = rank_};
     if (failed()) throw CommError(id, fmt::format("this communicator has failed: {}", failure_));
-    operation = std::make_shared<Operation>(shared_from_this(), std::move(id), std::move(schedule));
+    const std::uint64_t ticket = options_.flight.enqueued(id.sequence, collective);
+    operation = std::make_shared<Operation>(shared_from_this(), std::move(id), ticket, std::move(schedule));
     inbox_.push_back(operation);
   }
   submitted_.notify_one();
@@ -196,6 +208,7 @@ bool ProgressEngine::drive() noexcept {
         poke();
         return false;
       }
+      current_->start();
       start_next_round();
       return true;
     }

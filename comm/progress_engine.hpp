@@ -33,7 +33,7 @@ class ProgressEngine : public std::enable_shared_from_this<ProgressEngine> {
   bool failed() const noexcept { return failed_.load(std::memory_order_acquire); }
 
   /// Puts an operation behind all earlier ones. @throws CommError if an earlier one has failed
-  std::shared_ptr<PendingOperation> submit(const char* name, std::size_t bytes, std::unique_ptr<Schedule> schedule);
+  std::shared_ptr<PendingOperation> submit(const Collective& collective, std::unique_ptr<Schedule> schedule);
 
   /// Ends the thread and the communicator; unfinished operations fail. Never waits for a peer.
   void close() noexcept;

@@ -20,6 +20,7 @@
 #include "comm/mpi_check.hpp"
 #include "comm/mpi_communicator.hpp"
 #include "comm/nccl_communicator.hpp"
+#include "comm/watchdog.hpp"
 
 namespace perrin::comm {
 namespace {
@@ -121,8 +122,8 @@ class World::State {
     try {
       place_ = launched ? mpi_place() : local_place();
       refuse_silent_singletons(place_.size, options.require_all_slurm_tasks, environment_variable);
-      control_ = make_communicator(options.communicator);
-      gradients_ = make_communicator(options.communicator);
+      control_ = make_communicator(recorded_as("control"));
+      gradients_ = make_communicator(recorded_as("gradients"));
     } catch (...) {
       if (session_) session_->leave_without_finalize();  // the other ranks may not be on their way there
       throw;
@@ -131,11 +132,13 @@ class World::State {
   State(const State&) = delete;
   State& operator=(const State&) = delete;
   ~State() {
+    enter(Phase::shutdown, options_.end_deadline);
     const bool unwinding = std::uncaught_exceptions() > exceptions_at_birth_;
     const bool failed = (control_ != nullptr && control_->failed()) || (gradients_ != nullptr && gradients_->failed());
     if (session_ && (unwinding || failed)) session_->leave_without_finalize();
     gradients_.reset();
     control_.reset();
+    if (!unwinding && !failed) flight_->end(Ending::orderly, 0, "");
   }
 
   std::unique_ptr<Communicator> make_communicator(const CommunicatorOptions& options) {
@@ -168,23 +171,44 @@ class World::State {
     }
 
     make_device_current(*device);
-    gradients_ = make_nccl_communicator(*control_, *device, options_.communicator);
+    gradients_ = make_nccl_communicator(*control_, *device, recorded_as("gradients/nccl"));
     return device;
   }
 
   [[noreturn]] void abort(int code) noexcept {
     const int status = code == 0 ? kCommExitCode : code;  // 0 would pass for success
     const ExitTimer timer(kAbortGrace, status, "MPI_Abort");
+    flight_->end(Ending::error, status, "");
     std::fflush(nullptr);
     if (session_) MPI_Abort(MPI_COMM_WORLD, status);
     std::_Exit(status);
   }
+
+  std::string record_flight_in(const std::filesystem::path& folder) {
+    std::int64_t start_id =
+        std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch())
+            .count();
+    control_->broadcast(std::span<std::int64_t>(&start_id, 1), /*root=*/0).wait();
+    return flight_->record_in(folder, place_.rank, place_.size, static_cast<std::uint64_t>(start_id));
+  }
+
+  void enter(Phase phase, std::chrono::milliseconds deadline) noexcept {
+    const bool own = deadline.count() > 0 || phase == Phase::start;
+    flight_->enter(phase, own ? deadline : options_.communicator.deadline);
+  }
+  void record_failure(int code, std::string_view reason) noexcept { flight_->end(Ending::error, code, reason); }
 
   const Place& place() const noexcept { return place_; }
   Communicator& control() noexcept { return *control_; }
   Communicator& gradients() noexcept { return *gradients_; }
 
  private:
+  CommunicatorOptions recorded_as(std::string_view name) {
+    CommunicatorOptions options = options_.communicator;
+    options.flight = {flight_, flight_->add_track(name)};
+    return options;
+  }
+
   CommError start_error(const std::string& reason) const {
     return CommError(OperationId{.operation = "start", .rank = place_.rank}, reason);
   }
@@ -199,6 +223,9 @@ class World::State {
 
   WorldOptions options_;
   int exceptions_at_birth_;
+  // Before MPI starts and until after it has ended.
+  std::shared_ptr<FlightRecorder> flight_ = std::make_shared<FlightRecorder>();
+  Watchdog watchdog_{flight_};
   std::optional<MpiSession> session_;
   Place place_;
   std::unique_ptr<Communicator> control_;
@@ -223,6 +250,9 @@ std::unique_ptr<Communicator> World::make_communicator(const CommunicatorOptions
   return state_->make_communicator(options);
 }
 std::optional<int> World::use_device(DeviceChoice choice) { return state_->use_device(choice); }
+std::string World::record_flight_in(const std::filesystem::path& folder) { return state_->record_flight_in(folder); }
+void World::enter(Phase phase, std::chrono::milliseconds deadline) noexcept { state_->enter(phase, deadline); }
+void World::record_failure(int code, std::string_view reason) noexcept { state_->record_failure(code, reason); }
 void World::abort(int code) noexcept { state_->abort(code); }
 
 }  // namespace perrin::comm

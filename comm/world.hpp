@@ -1,9 +1,11 @@
 #pragma once
 
 #include <chrono>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "comm/communicator.hpp"
@@ -69,6 +71,18 @@ class World {
   /// @throws CommError, on all ranks: cuda without a GPU for every rank; two ranks on one GPU (named by host, bus id
   /// and ranks); NCCL fails
   std::optional<int> use_device(DeviceChoice choice);
+
+  /// From now on the collectives of control() and gradients() are recorded in a file of this rank in the folder, which
+  /// survives the process; flight_report.hpp reads it. Collective.
+  /// @return why this rank records in memory only; empty: it records in the folder
+  /// @throws CommError
+  std::string record_flight_in(const std::filesystem::path& folder);
+  /// What the program does from now on: recorded, and the deadline of the Watchdog. A communicator whose operations
+  /// make no progress for so long ends the process with kWatchdogExitCode. Phase::start has no deadline.
+  /// @param deadline  0: that of the communicators
+  void enter(Phase phase, std::chrono::milliseconds deadline = std::chrono::milliseconds(0)) noexcept;
+  /// Records why this process is about to leave with an error.
+  void record_failure(int code, std::string_view reason) noexcept;
 
   /// Ends all ranks with this exit code, within 10 s; for main() after it has logged. Never returns.
   [[noreturn]] void abort(int code) noexcept;

@@ -3,6 +3,7 @@
 #include <array>
 #include <string_view>
 
+#include "comm/watchdog.hpp"
 #include "comm/world.hpp"
 
 namespace perrin::launch {
@@ -14,6 +15,7 @@ enum class ExitCode : int {
   usage = 64,
   data = 65,
   checkpoint = 66,
+  watchdog = comm::kWatchdogExitCode,
   internal = 70,
   run = 73,
   communication = comm::kCommExitCode,
@@ -32,6 +34,7 @@ inline constexpr std::array kExitCodes = {
     ExitCodeMeaning{ExitCode::usage, "the command line is not understood"},
     ExitCodeMeaning{ExitCode::data, "a dataset or input file is missing, damaged or unfit"},
     ExitCodeMeaning{ExitCode::checkpoint, "a checkpoint is missing, damaged or of another run"},
+    ExitCodeMeaning{ExitCode::watchdog, "a rank stopped answering and nobody waited; `perrin inspect RUN` names it"},
     ExitCodeMeaning{ExitCode::internal, "an error in perrin itself"},
     ExitCodeMeaning{ExitCode::run, "an output folder is in use or not writable, or the training diverged"},
     ExitCodeMeaning{ExitCode::communication, "a rank failed or did not answer, or the launch went wrong"},

@@ -45,7 +45,8 @@ ExitCode run_program(std::vector<std::string> arguments, Session& session) {
   if (has_overrides) overrides = take_overrides(arguments);
   const std::vector<Command> commands = {prepare_command(program),  train_command(program, overrides),
                                          evaluate_command(program), sample_command(program, overrides),
-                                         export_command(program),   inspect_command(program)};
+                                         export_command(program),   inspect_command(program),
+                                         bench_command(program)};
   refuse_unknown_command(commands, arguments);
   try {
     std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back

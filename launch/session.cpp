@@ -44,6 +44,7 @@ comm::World& Session::start_world(const comm::WorldOptions& options) {
 
 int Session::fail(const Failure& failure) noexcept {
   const int code = static_cast<int>(failure.code);
+  if (world_) world_->record_failure(code, failure.message);
   if (!is_root()) std::this_thread::sleep_for(world_ ? kHoldBack : kHoldBackBeforeMpi);
   spdlog::error("{}", failure.message);
   if (world_ && world_->size() > 1) world_->abort(code);

@@ -177,9 +177,17 @@ struct SampleConfig {
 
 using comm::DeviceChoice;
 
+/// How gradients of the global batch are summed.
+enum class Reduction {
+  fast,         ///< each rank its share at once
+  reproducible  ///< shard by shard in one fixed tree, so that any number of ranks gives the same bits
+};
+
 struct DistributedConfig {
   DeviceChoice device = DeviceChoice::automatic;
-  std::int64_t threads = 0;      ///< of each rank; 0: cores of the node / its ranks
+  std::int64_t threads = 0;  ///< of each rank; 0: cores of the node / its ranks
+  Reduction reduction = Reduction::fast;
+  std::int64_t shards = 8;       ///< of the global batch, a power of two; reproducible only
   double bucket_mib = 4.0;       ///< cap of one gradient bucket
   double timeout_seconds = 300;  ///< deadline of a collective
 };

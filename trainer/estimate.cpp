@@ -1,6 +1,7 @@
 #include "trainer/estimate.hpp"
 
 #include <algorithm>
+#include <bit>
 
 #include "trainer/model/architecture.hpp"
 #include "trainer/model/unet.hpp"
@@ -25,7 +26,12 @@ Estimate estimate(const Config& config, const data::ImageShape& shape, int ranks
                     .ema_bytes = emas * buffer,
                     .checkpoint_bytes = (3 + emas) * file,
                     .snapshot_bytes = config.ema.snapshot_every > 0 ? power_emas * file : 0};
-  const SlicePlan plan(config.train.batch_size, ranks, config.train.micro_batch);
+  const SlicePlan plan(config, ranks);
+  if (config.distributed.reduction == Reduction::reproducible) {
+    // A partial sum for each level of the tree of a rank's shards, and a copy of the buckets in exchange.
+    const auto levels = std::bit_width(static_cast<std::uint64_t>(plan.slices_of(0).size())) - 1;
+    estimate.gradient_bytes += (levels + (ranks > 1 ? 2 : 0)) * buffer;
+  }
   for (int rank = 0; rank < ranks; ++rank) {
     std::int64_t share = 0;
     for (const Slice& slice : plan.slices_of(rank)) {

@@ -23,6 +23,8 @@ class RunPaths {
   std::filesystem::path snapshots() const { return root_ / "snapshots"; }
   std::filesystem::path samples() const { return root_ / "samples"; }
   std::filesystem::path logs() const { return root_ / "logs"; }
+  /// Of the last collectives of each rank; survives any death.
+  std::filesystem::path flight() const { return root_ / "flight"; }
   std::filesystem::path sample_grid(std::int64_t step) const;
 
  private:

@@ -1,6 +1,9 @@
 #include "trainer/train.hpp"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <ATen/Version.h>
+#include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
 #include <optional>
@@ -8,6 +11,7 @@
 #include "data/dataset.hpp"
 #include "data/file.hpp"
 #include "data/sample_order.hpp"
+#include "data/sha256.hpp"
 #include "trainer/checkpoint/checkpoint_error.hpp"
 #include "trainer/checkpoint/checkpoint_folder.hpp"
 #include "trainer/checkpoint/resume.hpp"
@@ -30,6 +34,29 @@ std::optional<data::Dataset> open_heldout(const DataConfig& config, const data::
   return heldout;
 }
 
+/// What the bits of a run depend on beside its configuration: of all ranks, or "mixed".
+std::string machine_of(comm::World& world, at::Device device) {
+  const std::string own = device.is_cpu() ? fmt::format("{} thread{} a rank, {}", at::get_num_threads(),
+                                                        at::get_num_threads() == 1 ? "" : "s", at::get_cpu_capability())
+                                          : "cuda";
+  const std::string hash = data::sha256_hex(own);
+  const auto word = static_cast<std::int64_t>(std::stoull(hash.substr(0, 15), nullptr, 16));
+  const bool same = world.control().all_reduce_value(word, comm::ReduceOp::max) ==
+                    world.control().all_reduce_value(word, comm::ReduceOp::min);
+  return same ? own : "mixed";
+}
+
+void warn_of_other_bits(const Config& config, const std::string& now, const std::string& before) {
+  if (config.distributed.reduction != Reduction::reproducible) return;
+  if (now == "mixed")
+    spdlog::warn(
+        "the ranks differ in threads or instruction set, so the bits of this run are not reproducible; give "
+        "distributed.threads, and one type of machine");
+  else if (!before.empty() && before != now)
+    spdlog::warn("the checkpoint was made with {}, this start has {}: the same formulas, but not the same bits", before,
+                 now);
+}
+
 }  // namespace
 
 TrainOutcome train(const Config& config, const std::string& resolved_config, comm::World& world, at::Device device) {
@@ -46,7 +73,8 @@ TrainOutcome train(const Config& config, const std::string& resolved_config, com
                                 .image_shape = train_set.shape(),
                                 .sample_order = std::string(data::SampleOrder::kAlgorithm),
                                 .ema_decays = config.ema.decays,
-                                .power_sigmas = config.ema.power_sigmas};
+                                .power_sigmas = config.ema.power_sigmas,
+                                .machine = machine_of(world, device)};
   TrainingState state{
       .arena = ParameterArena(
           unet_parameters(with_output_channels(config.model, train_set.shape(), config.diffusion.variance_type),
@@ -66,6 +94,7 @@ TrainOutcome train(const Config& config, const std::string& resolved_config, com
     spdlog::info("{} parameters, {} training images, global batch {} over {} rank{} on {}",
                  state.arena.layout().numel(), train_set.size(), config.train.batch_size, world.size(),
                  world.size() == 1 ? "" : "s", device.str());
+    warn_of_other_bits(config, origin.machine, resumed ? resumed->machine : "");
     if (resumed) spdlog::info("going on from {} (step {})", resumed->checkpoint.string(), state.progress.step);
   }
   if (state.progress.step >= config.train.steps)

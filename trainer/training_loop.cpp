@@ -61,10 +61,11 @@ TrainingLoop::TrainingLoop(Surroundings surroundings, TrainingState& state, std:
       level_sampler_(in_.config, process_.schedule()),
       network_(with_output_channels(in_.config.model, in_.train.shape(), in_.config.diffusion.variance_type)),
       model_(network_, in_.train.shape(), state.arena.trainable(), state.arena.layout().memory_format()),
-      plan_(in_.config.train.batch_size, in_.world.size(), in_.config.train.micro_batch),
+      plan_(in_.config, in_.world.size()),
       slices_(plan_.slices_of(in_.world.rank())),
       reducer_(state.arena, in_.world.gradients(), in_.world.control(),
-               static_cast<std::int64_t>(in_.config.distributed.bucket_mib * 1024 * 1024), in_.compute_stream),
+               static_cast<std::int64_t>(in_.config.distributed.bucket_mib * 1024 * 1024), in_.compute_stream,
+               in_.config.distributed.reduction),
       optimizer_(in_.config.optimizer, in_.config.ema, in_.config.train.steps),
       loader_(in_.train, data::SampleOrder(in_.train.size(), in_.config.run.seed),
               slices_from(state.progress.step, state.progress.position, plan_.global_batch(), slices_)),
@@ -88,6 +89,7 @@ TrainOutcome TrainingLoop::run() {
 }
 
 void TrainingLoop::step() {
+  in_.world.enter(comm::Phase::step);
   const auto begun = Clock::now();
   const std::uint64_t first = state_.progress.position;
   const bool importance = in_.config.objective.timesteps == TimestepSampling::importance;
@@ -101,8 +103,7 @@ void TrainingLoop::step() {
     };
     const ObjectiveTerms terms = objective_.terms(network, images_of(batch), noise_of(batch.positions), draw.levels);
     const at::Tensor weights = per_image(draw.weights, terms.loss).view({-1});
-    reducer_.backward((weights * terms.loss).sum() / plan_.global_batch(), /*first_slice=*/i == 0,
-                      /*last_slice=*/i + 1 == slices_.size());  // last: buckets leave as they fill
+    reducer_.backward((weights * terms.loss).sum() / plan_.global_batch(), i, slices_.size());  // last: buckets leave
     losses.add(terms, draw, slices_[i].offset);
   }
   agree(losses);
@@ -226,6 +227,7 @@ void TrainingLoop::report() {
 
 void TrainingLoop::evaluate() {
   if (in_.heldout == nullptr) return;
+  in_.world.enter(comm::Phase::evaluation, kLongWork);
   const auto begun = Clock::now();
   const HeldoutLoss heldout =
       evaluate_heldout(predictor(), in_.config, process_, *in_.heldout, in_.world.control(), in_.device);
@@ -244,6 +246,7 @@ void TrainingLoop::evaluate() {
 }
 
 void TrainingLoop::sample() {
+  in_.world.enter(comm::Phase::sampling, kLongWork);
   const auto begun = Clock::now();
   const at::Tensor images = sample_images(predictor(), in_.config, in_.train.shape(), in_.world.control(), in_.device);
   if (!metrics_) return;
@@ -255,6 +258,7 @@ void TrainingLoop::sample() {
 }
 
 void TrainingLoop::checkpoint() {
+  in_.world.enter(comm::Phase::checkpoint, kLongWork);
   require_same_on_all_ranks(
       in_.world.control(), hash_of_state(state_), "weights, Adam or EMA",
       "the ranks have drifted apart, by a fault of memory, processor or network; start again from the last checkpoint");
@@ -268,6 +272,7 @@ void TrainingLoop::checkpoint() {
 }
 
 void TrainingLoop::snapshot() {
+  in_.world.enter(comm::Phase::checkpoint, kLongWork);
   if (metrics_) save_snapshot(paths_.snapshots(), state_, in_.origin);
   in_.world.control().barrier().wait(kLongWork);  // writing may take longer than a collective
 }

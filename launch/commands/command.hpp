@@ -24,5 +24,6 @@ Command evaluate_command(CLI::App& program);
 Command sample_command(CLI::App& program, const std::vector<Override>& overrides);
 Command export_command(CLI::App& program);
 Command inspect_command(CLI::App& program);
+Command bench_command(CLI::App& program);
 
 }  // namespace perrin::launch

@@ -4,12 +4,15 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "comm/flight_report.hpp"
 #include "data/dataset.hpp"
 #include "data/shard_format.hpp"
 #include "launch/commands/command.hpp"
 #include "launch/config/key_table.hpp"
 #include "launch/config/read.hpp"
+#include "trainer/checkpoint/checkpoint_folder.hpp"
 #include "trainer/checkpoint/stored_model.hpp"
+#include "trainer/run_folder.hpp"
 
 namespace perrin::launch {
 namespace {
@@ -81,8 +84,65 @@ Json inspect_checkpoint(const std::filesystem::path& path) {
   return json;
 }
 
+Json as_json(const comm::CommunicatorReport& communicator) {
+  Json positions = Json::array();
+  for (const comm::RankPosition& position : communicator.positions) {
+    Json json = {{"rank", position.rank}, {"completed", position.completed}, {"submitted", position.submitted}};
+    if (position.unfinished != 0)
+      json.update({{"unfinished", position.unfinished}, {"state", comm::name_of(position.state)}});
+    positions.push_back(std::move(json));
+  }
+  Json json = {{"name", communicator.name}, {"ranks", positions}};
+  if (communicator.sequence != 0) {
+    json.update({{"differ_at", communicator.sequence},
+                 {"operation", communicator.operation},
+                 {"phase", communicator.phase},
+                 {"late_ranks", communicator.late_ranks}});
+  }
+  return json;
+}
+
+Json as_json(const comm::FlightReport& report) {
+  Json json = {{"summary", report.summary()}, {"named_ranks", report.named_ranks}};
+  for (const comm::RankEnding& ending : report.endings) {
+    json["endings"].push_back({{"rank", ending.rank},
+                               {"host", ending.host},
+                               {"pid", ending.pid},
+                               {"ending", ending.ending == comm::Ending::running ? "killed" : name_of(ending.ending)},
+                               {"exit_code", ending.exit_code},
+                               {"reason", ending.reason},
+                               {"phase", comm::name_of(ending.phase)},
+                               {"silent_seconds", ending.silent_seconds},
+                               {"pause_seconds", ending.pause_seconds}});
+  }
+  if (!report.missing.empty()) json["missing_ranks"] = report.missing;
+  if (!report.unreadable.empty()) json["unreadable"] = report.unreadable;
+  for (const comm::CommunicatorReport& communicator : report.communicators)
+    json["communicators"].push_back(as_json(communicator));
+  for (const comm::Mismatch& mismatch : report.mismatches) {
+    json["mismatches"].push_back({{"communicator", mismatch.communicator},
+                                  {"sequence", mismatch.sequence},
+                                  {"ranks", {mismatch.rank_a, mismatch.rank_b}},
+                                  {"operations", {mismatch.operation_a, mismatch.operation_b}}});
+  }
+  return json;
+}
+
+/// The newest checkpoint of a run, and who was late where its last start ended badly: that may be before the first
+/// checkpoint.
+Json inspect_run(const std::filesystem::path& path) {
+  const trainer::RunPaths paths(path);
+  const auto flight = comm::merge_flight(paths.flight());
+  const bool tells = flight && (flight->ended_badly() || !flight->unreadable.empty());
+  if (!tells) return inspect_checkpoint(path);
+  Json json = trainer::list_checkpoints(paths.checkpoints()).empty() ? Json{{"kind", "run"}, {"path", path.string()}}
+                                                                     : inspect_checkpoint(path);
+  json["last_start"] = as_json(*flight);
+  return json;
+}
+
 ExitCode inspect(const InspectArguments& arguments) {
-  const Json json = is_dataset(arguments.path) ? inspect_dataset(arguments.path) : inspect_checkpoint(arguments.path);
+  const Json json = is_dataset(arguments.path) ? inspect_dataset(arguments.path) : inspect_run(arguments.path);
   fmt::print("{}", arguments.json ? json.dump(2) + "\n" : as_text(json));
   return ExitCode::ok;
 }
@@ -99,6 +159,7 @@ Command inspect_command(CLI::App& program) {
   app->add_flag("--json", arguments->json, "Print JSON");
   app->footer(
       "A checkpoint is verified first: every file must have the length and SHA-256 that its manifest says.\n"
+      "Of a run whose last start ended badly it says which ranks failed or were late, and at which operation.\n"
       "\n"
       "Example:\n"
       "  perrin inspect runs/quickstart --json\n");

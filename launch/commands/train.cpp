@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 
+#include "comm/flight_report.hpp"
 #include "data/data_error.hpp"
 #include "data/manifest.hpp"
 #include "launch/commands/command.hpp"
@@ -47,7 +48,7 @@ class Preflight {
       : file_(arguments.config.string()),
         overrides_(arguments.overrides),
         config_(read_config(arguments.config, arguments.overrides)) {
-    check_ranks(config_.train, ranks, place_of("train.batch_size"));
+    check_ranks(config_, ranks, places());
     compare_with_stored_run();
     look_at_datasets();
     check_schedule();
@@ -62,6 +63,9 @@ class Preflight {
   std::string place_of(std::string_view key) const {
     const auto names_key = [&](const Override& given) { return given.name.starts_with(key); };
     return std::any_of(overrides_.begin(), overrides_.end(), names_key) ? "command line" : file_;
+  }
+  PlaceOf places() const {
+    return [this](std::string_view key) { return place_of(key); };
   }
   /// Of what will run, but perhaps not as it was meant; empty: nothing.
   const std::string& warning() const { return warning_; }
@@ -142,6 +146,17 @@ class Preflight {
   std::string warning_;
 };
 
+/// Records the collectives of this start in the run folder, after a word on those of the last one. Collective.
+void record_flight(const std::filesystem::path& folder, comm::World& world) {
+  if (world.is_root()) {
+    const auto last = comm::merge_flight(folder);
+    if (last && last->ended_badly())
+      spdlog::warn("the last start of this run did not end in order: {}", last->summary());
+  }
+  const std::string refusal = world.record_flight_in(folder);
+  if (!refusal.empty()) spdlog::warn("the collectives of this rank are not recorded: {}", refusal);
+}
+
 ExitCode train(const TrainArguments& arguments, Session& session) {
   const Preflight preflight(arguments, session.size());
   if (arguments.dry_run) {
@@ -150,11 +165,12 @@ ExitCode train(const TrainArguments& arguments, Session& session) {
   }
   const trainer::Config& config = preflight.config();
   comm::World& world = session.start_world(world_options(config.distributed, /*require_all_slurm_tasks=*/true));
-  check_ranks(config.train, world.size(), preflight.place_of("train.batch_size"));
+  check_ranks(config, world.size(), preflight.places());
   // Held until the end; nothing is written into a run that another process trains.
   const auto claim = world.is_root() ? std::optional(trainer::claim_run_folder(trainer::RunPaths(config.run.directory)))
                                      : std::nullopt;
   log_to_folder(trainer::RunPaths(config.run.directory).logs(), world.rank());
+  record_flight(trainer::RunPaths(config.run.directory).flight(), world);
   const at::Device device = bind_device(config.distributed, world);
   const int threads = at::get_num_threads();
   spdlog::info("rank {} of {} on {}: {}, {} thread{}; {}", world.rank(), world.size(), world.host_name(), device.str(),

@@ -1,6 +1,7 @@
 #include "launch/config/check.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <set>
 
 #include "launch/config/value.hpp"
@@ -99,6 +100,24 @@ void check_objective(const trainer::Config& config, const PlaceOf& place_of) {
            "weighs L_simple, which objective.loss = \"vlb\" does not contain; set it to 0");
 }
 
+bool is_power_of_two(std::int64_t number) { return std::has_single_bit(static_cast<std::uint64_t>(number)); }
+
+void check_reduction(const trainer::Config& config, const PlaceOf& place_of) {
+  const auto& distributed = config.distributed;
+  if (distributed.reduction == trainer::Reduction::fast) return;
+  if (!is_power_of_two(distributed.shards))
+    refuse(place_of, "distributed.shards", "= " + text(distributed.shards) + " is no power of two");
+  if (distributed.shards > config.train.batch_size)
+    refuse(place_of, "distributed.shards",
+           "= " + text(distributed.shards) + " is more than train.batch_size = " + text(config.train.batch_size));
+  if (config.train.micro_batch > 0)
+    refuse(
+        place_of, "train.micro_batch",
+        "= " + text(config.train.micro_batch) +
+            " would cut the shards of distributed.reduction = \"reproducible\" differently on other numbers of ranks; "
+            "set it to 0, and raise distributed.shards to save memory");
+}
+
 void check_sample(const trainer::Config& config, const PlaceOf& place_of) {
   using trainer::Sampler;
   const auto& sample = config.sample;
@@ -156,6 +175,7 @@ void check_consistency(const trainer::Config& config, const PlaceOf& place_of) {
   check_diffusion(config.diffusion, place_of);
   check_objective(config, place_of);
   check_sample(config, place_of);
+  check_reduction(config, place_of);
   if (config.train.micro_batch > config.train.batch_size) {
     throw ConfigError(place_of("train.micro_batch"), "train.micro_batch",
                       "'train.micro_batch' = " + text(config.train.micro_batch) + " is more than train.batch_size = " +
@@ -205,11 +225,17 @@ void check_attention_resolutions(const trainer::ModelConfig& model, std::int64_t
   }
 }
 
-void check_ranks(const trainer::TrainConfig& train, int ranks, const std::string& place) {
-  if (train.batch_size >= ranks) return;
-  throw ConfigError(place, "train.batch_size",
-                    "'train.batch_size' = " + text(train.batch_size) + " is smaller than the " + std::to_string(ranks) +
-                        " ranks: start at most " + text(train.batch_size) + " ranks, or raise it");
+void check_ranks(const trainer::Config& config, int ranks, const PlaceOf& place_of) {
+  const trainer::DistributedConfig& distributed = config.distributed;
+  if (config.train.batch_size < ranks)
+    refuse(place_of, "train.batch_size",
+           "= " + text(config.train.batch_size) + " is smaller than the " + std::to_string(ranks) +
+               " ranks: start at most " + text(config.train.batch_size) + " ranks, or raise it");
+  if (distributed.reduction == trainer::Reduction::fast) return;
+  if (!is_power_of_two(ranks) || ranks > distributed.shards)
+    refuse(place_of, "distributed.reduction",
+           "= \"reproducible\" needs a number of ranks that is a power of two and at most distributed.shards = " +
+               text(distributed.shards) + ", not " + std::to_string(ranks));
 }
 
 }  // namespace perrin::launch

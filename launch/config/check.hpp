@@ -28,7 +28,8 @@ void check_attention_resolutions(const trainer::ModelConfig& model, std::int64_t
 void check_classes(const trainer::ModelConfig& model, const data::Manifest& manifest, const std::string& dataset,
                    const std::string& place);
 
-/// Refuses a global batch smaller than the number of ranks: some would have nothing to do. @throws ConfigError
-void check_ranks(const trainer::TrainConfig& train, int ranks, const std::string& place);
+/// Refuses a number of ranks that the configuration cannot use: more than images in a global batch, or, with
+/// reproducible reduction, no power of two or more than shards. @throws ConfigError
+void check_ranks(const trainer::Config& config, int ranks, const PlaceOf& place_of);
 
 }  // namespace perrin::launch

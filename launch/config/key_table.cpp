@@ -447,6 +447,14 @@ void add_distributed(std::vector<Key>& keys) {
                        "Threads of each rank on the CPU; 0: the cores it may use, shared among the node's ranks.")
                      .in(between(0, 4096))
                      .changeable());
+  keys.push_back(Entry("distributed.reduction", &Config::distributed, &DistributedConfig::reduction,
+                       {{"fast", Reduction::fast}, {"reproducible", Reduction::reproducible}},
+                       "Sum of the gradients: fast, or reproducible, which gives the same bits on any number of ranks "
+                       "with the same threads each."));
+  keys.push_back(Entry("distributed.shards", &Config::distributed, &DistributedConfig::shards,
+                       "Parts of the global batch that reproducible reduction puts through the network one by one; a "
+                       "power of two, and at least the number of ranks.")
+                     .in(between(1, 65536)));
   keys.push_back(Entry("distributed.bucket_mib", &Config::distributed, &DistributedConfig::bucket_mib,
                        "Most MiB of gradients in one all-reduce.")
                      .in({.least = 0, .most = 65536, .above_least = true})

@@ -243,11 +243,22 @@ TEST(Check, AttentionAtAHeightWithoutALevelIsRefused) {
   }
 }
 
+const PlaceOf kSomewhere = [](std::string_view) { return "x"; };
+
 TEST(Check, ABatchSmallerThanTheRanksIsRefused) {
-  trainer::TrainConfig train;
-  train.batch_size = 3;
-  EXPECT_NO_THROW(check_ranks(train, 3, "x"));
-  EXPECT_THROW(check_ranks(train, 4, "x"), ConfigError);
+  trainer::Config config;
+  config.train.batch_size = 3;
+  EXPECT_NO_THROW(check_ranks(config, 3, kSomewhere));
+  EXPECT_THROW(check_ranks(config, 4, kSomewhere), ConfigError);
+}
+
+TEST(Check, RanksThatCannotShareTheTreeOfAReproducibleReductionAreRefused) {
+  trainer::Config config;
+  config.distributed.shards = 8;
+  EXPECT_NO_THROW(check_ranks(config, 3, kSomewhere));
+  config.distributed.reduction = trainer::Reduction::reproducible;
+  for (const int ranks : {1, 2, 4, 8}) EXPECT_NO_THROW(check_ranks(config, ranks, kSomewhere));
+  for (const int ranks : {3, 6, 16}) EXPECT_THROW(check_ranks(config, ranks, kSomewhere), ConfigError) << ranks;
 }
 
 TEST(NearestName, CountsEditsAndSwaps) {

@@ -6,8 +6,8 @@ import re
 import pytest
 from small_world import checkpoint, datasets, write_config  # noqa: F401 (fixtures)
 
-COMMANDS = ["prepare", "train", "evaluate", "sample", "export", "inspect"]
-OK, USAGE, DATA, CHECKPOINT, RUN, COMMUNICATION, CONFIG, UNFINISHED = 0, 64, 65, 66, 73, 75, 78, 85
+COMMANDS = ["prepare", "train", "evaluate", "sample", "export", "inspect", "bench"]
+OK, USAGE, DATA, CHECKPOINT, WATCHDOG, RUN, COMMUNICATION, CONFIG, UNFINISHED = 0, 64, 65, 66, 69, 73, 75, 78, 85
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_help_lists_the_commands_that_exist_and_the_exit_codes(perrin):
     listed = re.search(r"Subcommands:\n((?:  .*\n)+)", text).group(1)
     assert [line.split()[0] for line in listed.splitlines() if not line.startswith("   ")] == COMMANDS
     codes = [int(number) for number in re.findall(r"^ +(\d+)  ", text.split("Exit codes:")[1], re.MULTILINE)]
-    assert {OK, USAGE, DATA, CHECKPOINT, RUN, COMMUNICATION, CONFIG, UNFINISHED} < set(codes)
+    assert {OK, USAGE, DATA, CHECKPOINT, WATCHDOG, RUN, COMMUNICATION, CONFIG, UNFINISHED} < set(codes)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -97,6 +97,21 @@ TEST(SlicePlan, RanksCoverTheBatchOnceInOrder) {
       }
 }
 
+TEST(SlicePlan, ShardsAreCutAlikeForAnyNumberOfRanks) {
+  std::vector<std::pair<std::int64_t, std::int64_t>> reference;
+  for (const int ranks : {1, 2, 4, 8}) {
+    std::vector<std::pair<std::int64_t, std::int64_t>> shards;
+    for (int rank = 0; rank < ranks; ++rank)
+      for (const Slice& slice : SlicePlan(21, ranks, 0, 8).slices_of(rank))
+        shards.emplace_back(slice.offset, slice.count);
+    if (ranks == 1) reference = shards;
+    EXPECT_EQ(shards, reference) << ranks;
+  }
+  EXPECT_EQ(reference.size(), 8u);
+  EXPECT_THROW(SlicePlan(21, 3, 0, 8), std::invalid_argument);
+  EXPECT_THROW(SlicePlan(7, 1, 0, 8), std::invalid_argument);
+}
+
 TEST(SlicePlan, RefusesABatchSmallerThanTheRanks) { EXPECT_THROW(SlicePlan(3, 4, 0), std::invalid_argument); }
 
 }  // namespace

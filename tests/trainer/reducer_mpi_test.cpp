@@ -54,10 +54,44 @@ TEST_P(ReducerOver, SlicesGivesTheGradientOfTheWholeBatch) {
   const auto slices = SlicePlan(kBatch, world.size(), micro_batch).slices_of(world.rank());
   for (int step = 0; step < 3; ++step) {  // no step leaves anything behind for the next
     for (std::size_t i = 0; i < slices.size(); ++i)
-      reducer.backward(loss_of(arena, slices[i].offset, slices[i].count), i == 0, i + 1 == slices.size());
+      reducer.backward(loss_of(arena, slices[i].offset, slices[i].count), i, slices.size());
     reducer.finish();
     const at::Tensor expected = reference_gradient();
     EXPECT_LT((arena.gradients() - expected).norm().item<double>(), 1e-6 * expected.norm().item<double>());
+  }
+}
+
+/// The gradients of all shards in one process, added as a binary tree of neighbours.
+at::Tensor sum_in_tree(std::int64_t shards) {
+  std::vector<at::Tensor> level;
+  for (const Slice& shard : SlicePlan(kBatch, 1, 0, shards).slices_of(0)) {
+    const ParameterArena arena(parameters(), 0, /*seed=*/3, at::kCPU);
+    loss_of(arena, shard.offset, shard.count).backward();
+    at::Tensor flat = at::zeros({arena.layout().size()});
+    for (std::size_t i = 0; i < arena.leaves().size(); ++i)
+      arena.layout().view(flat, arena.layout().ranges()[i]).copy_(arena.leaves()[i].grad());
+    level.push_back(flat);
+  }
+  for (; level.size() > 1; level.resize(level.size() / 2))
+    for (std::size_t i = 0; i < level.size() / 2; ++i) level[i] = level[2 * i] + level[2 * i + 1];
+  return level[0];
+}
+
+TEST(ReproducibleReduction, GivesTheBitsOfTheTreeOnAnyNumberOfRanks) {
+  comm::World& world = test::world();  // 1, 2 or 4 ranks
+  for (const std::int64_t shards : {4, 8}) {
+    for (const std::int64_t bucket_bytes : {kTinyBucket, std::int64_t{1} << 20}) {
+      ParameterArena arena(parameters(), 0, /*seed=*/3, at::kCPU);
+      GradientReducer reducer(arena, world.gradients(), world.control(), bucket_bytes, nullptr,
+                              Reduction::reproducible);
+      const auto slices = SlicePlan(kBatch, world.size(), 0, shards).slices_of(world.rank());
+      for (int step = 0; step < 2; ++step) {
+        for (std::size_t i = 0; i < slices.size(); ++i)
+          reducer.backward(loss_of(arena, slices[i].offset, slices[i].count), i, slices.size());
+        reducer.finish();
+        EXPECT_TRUE(arena.gradients().equal(sum_in_tree(shards))) << shards;
+      }
+    }
   }
 }
 
@@ -106,9 +140,9 @@ TEST(Reducer, SendsTheLastLayersWhileBackwardIsStillAtTheFirst) {
   arena.leaves()[0].register_hook([&](const at::Tensor&) { submitted_before_the_first_layer = gradients.submitted(); });
 
   const Slice slice = SlicePlan(kBatch, world.size(), 0).slices_of(world.rank())[0];
-  reducer.backward(loss_of(arena, slice.offset, slice.count), /*first_slice=*/true, /*last_slice=*/false);
+  reducer.backward(loss_of(arena, slice.offset, slice.count), /*slice=*/0, /*slices=*/2);
   EXPECT_EQ(gradients.submitted(), 0);  // accumulation over micro-batches communicates once
-  reducer.backward(loss_of(arena, slice.offset, slice.count), /*first_slice=*/false, /*last_slice=*/true);
+  reducer.backward(loss_of(arena, slice.offset, slice.count), /*slice=*/1, /*slices=*/2);
   reducer.finish();
   EXPECT_EQ(submitted_before_the_first_layer, 2);  // linear.bias and linear.weight
   EXPECT_EQ(gradients.submitted(), 4);
@@ -144,7 +178,7 @@ TEST(Reducer, NamesAParameterThatTheModelDoesNotUse) {
   // A cap above the arena: nothing leaves, so that no rank waits for a bucket that never fills.
   GradientReducer reducer(arena, world.gradients(), world.control(), std::int64_t{1} << 20, nullptr);
   try {
-    reducer.backward(arena.leaves()[0].square().sum(), true, true);
+    reducer.backward(arena.leaves()[0].square().sum(), 0, 1);
     FAIL() << "a missing gradient was accepted";
   } catch (const std::logic_error& error) {
     EXPECT_THAT(error.what(), testing::HasSubstr("'conv.bias'"));

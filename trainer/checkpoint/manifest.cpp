@@ -47,6 +47,7 @@ Json without_hash(const CheckpointManifest& m) {
     window["quartile_sums"] = m.losses.quartile_sums;
     window["quartile_weights"] = m.losses.quartile_weights;
     json["power_sigmas"] = m.origin.power_sigmas;
+    if (!m.origin.machine.empty()) json["machine"] = m.origin.machine;
   }
   return json;
 }
@@ -92,6 +93,7 @@ CheckpointManifest from_json(const Json& json) {
   m.origin.sample_order = json.at("sample_order");
   m.origin.ema_decays = json.at("ema_decays").get<std::vector<double>>();
   if (m.format_version >= 2) m.origin.power_sigmas = json.at("power_sigmas").get<std::vector<double>>();
+  m.origin.machine = json.value("machine", "");
   m.layout_sha256 = json.at("layout_sha256");
   for (const auto& [name, file] : json.at("files").items()) m.files[name] = {file.at("bytes"), file.at("sha256")};
   return m;

@@ -20,6 +20,7 @@ struct CheckpointOrigin {
   std::string sample_order;  ///< algorithm id of the data order
   std::vector<double> ema_decays;
   std::vector<double> power_sigmas = {};
+  std::string machine = {};  ///< threads of a rank and instruction set, on which bits depend; empty: not recorded
 
   /// What the buffers ema-0, ema-1, ... hold: "EMA 0.9999", "power EMA 0.05".
   std::vector<std::string> averages() const;

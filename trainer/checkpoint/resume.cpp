@@ -135,10 +135,12 @@ std::optional<ResumePoint> resume_newest(const fs::path& checkpoints, const Chec
   const at::NoGradGuard no_grad;
   Header header;
   fs::path folder;
+  std::string machine;
   if (control.rank() == 0) {
     if (const auto newest = newest_whole(checkpoints)) {
       const CheckpointManifest& manifest = newest->second;
       folder = newest->first;
+      machine = manifest.origin.machine;
       require_same_run(folder, manifest, origin, state.arena.layout());
       load_into(folder, state);
       if (state.loss_history.timesteps() > 0) state.loss_history = read_loss_history(folder, state.loss_history);
@@ -159,7 +161,8 @@ std::optional<ResumePoint> resume_newest(const fs::path& checkpoints, const Chec
   if (state.loss_history.timesteps() > 0) broadcast_from_root(state.loss_history, control);
   state.progress = {header.step, static_cast<std::uint64_t>(header.position), header.updates};
   state.losses = header.losses;
-  return ResumePoint{checkpoint_path(checkpoints, header.step), static_cast<std::uint64_t>(header.metrics_bytes)};
+  return ResumePoint{checkpoint_path(checkpoints, header.step), static_cast<std::uint64_t>(header.metrics_bytes),
+                     std::move(machine)};
 }
 
 std::string hash_of_state(const TrainingState& state) {

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <string>
 
 #include "comm/communicator.hpp"
 #include "trainer/checkpoint/manifest.hpp"
@@ -14,6 +15,7 @@ namespace perrin::trainer {
 struct ResumePoint {
   std::filesystem::path checkpoint;
   std::uint64_t metrics_bytes = 0;
+  std::string machine;  ///< that made it; on rank 0
 };
 
 /// Brings every rank's state to the newest checkpoint that is whole and undamaged; a damaged one is named in the log

@@ -224,12 +224,44 @@ class Channel {
   std::string failure_;    // why failed_
 };
 
+/// One operation in the flight recorder. The device tells nobody when it is done: it is recorded as completed when the
+/// host sees that, and as failed when the record goes before.
+class FlightRecord {
+ public:
+  FlightRecord(FlightTrack track, std::uint64_t sequence, const Collective& collective)
+      : track_(std::move(track)), sequence_(sequence), ticket_(track_.enqueued(sequence, collective)) {}
+  FlightRecord(FlightRecord&& other) noexcept
+      : track_(std::move(other.track_)),
+        sequence_(other.sequence_),
+        ticket_(other.ticket_),
+        open_(std::exchange(other.open_, false)) {}
+  FlightRecord& operator=(FlightRecord&&) = delete;
+  ~FlightRecord() {
+    if (open_) track_.failed(sequence_, ticket_);
+  }
+
+  void started() noexcept { track_.started(ticket_); }
+  void completed() noexcept {
+    if (std::exchange(open_, false)) track_.completed(sequence_, ticket_);
+  }
+
+ private:
+  FlightTrack track_;
+  std::uint64_t sequence_, ticket_;
+  bool open_ = true;
+};
+
 class DeviceOperation final : public PendingOperation {
  public:
-  DeviceOperation(std::shared_ptr<Channel> channel, OperationId id, CudaEvent end)
-      : channel_(std::move(channel)), id_(std::move(id)), end_(std::move(end)) {}
+  DeviceOperation(std::shared_ptr<Channel> channel, OperationId id, CudaEvent end, FlightRecord record)
+      : channel_(std::move(channel)), id_(std::move(id)), end_(std::move(end)), record_(std::move(record)) {}
 
-  bool done() override { return cudaEventQuery(end_.get()) != cudaErrorNotReady || !channel_->healthy(); }
+  bool done() override {
+    const cudaError_t code = cudaEventQuery(end_.get());
+    const bool healthy = channel_->healthy();
+    if (code == cudaSuccess && healthy) record_.completed();
+    return code != cudaErrorNotReady || !healthy;
+  }
 
   void wait(milliseconds deadline) override {
     const auto until = Clock::now() + std::min(deadline, kLongestDeadline);
@@ -238,7 +270,7 @@ class DeviceOperation final : public PendingOperation {
       const cudaError_t code = cudaEventQuery(end_.get());
       // After the query: an abort lets the stream go on, which makes an unfinished operation look done.
       channel_->require_healthy(id_);
-      if (code == cudaSuccess) return;
+      if (code == cudaSuccess) return record_.completed();
       if (code != cudaErrorNotReady) require_cuda(code, "cudaEventQuery");
       if (Clock::now() > until)
         throw CommError(id_, fmt::format("not done within {} ms: a rank is late or gone", deadline.count()));
@@ -261,6 +293,7 @@ class DeviceOperation final : public PendingOperation {
   std::shared_ptr<Channel> channel_;
   OperationId id_;
   CudaEvent end_;
+  FlightRecord record_;
 };
 
 class NcclCommunicator final : public Communicator {
@@ -274,9 +307,10 @@ class NcclCommunicator final : public Communicator {
 
   Work all_reduce(void* data, std::size_t count, DataType type, ReduceOp op, void* compute_stream) override {
     require_buffer(data, count);
-    return submit("all_reduce", count * size_of(type), compute_stream, [&] {
-      return ncclAllReduce(data, data, count, nccl_type(type), nccl_op(op), channel_->comm(), channel_->stream());
-    });
+    return submit(
+        {CollectiveKind::all_reduce, type, count * size_of(type), static_cast<std::uint32_t>(op)}, compute_stream, [&] {
+          return ncclAllReduce(data, data, count, nccl_type(type), nccl_op(op), channel_->comm(), channel_->stream());
+        });
   }
 
   Work reduce_scatter(const void* input, void* output, std::size_t count, DataType type, ReduceOp op,
@@ -284,17 +318,19 @@ class NcclCommunicator final : public Communicator {
     require_buffer(input, count);
     require_buffer(output, count);
     require_own_part(input, output, count * size_of(type));
-    return submit("reduce_scatter", ranks() * count * size_of(type), compute_stream, [&] {
-      return ncclReduceScatter(input, output, count, nccl_type(type), nccl_op(op), channel_->comm(),
-                               channel_->stream());
-    });
+    return submit(
+        {CollectiveKind::reduce_scatter, type, ranks() * count * size_of(type), static_cast<std::uint32_t>(op)},
+        compute_stream, [&] {
+          return ncclReduceScatter(input, output, count, nccl_type(type), nccl_op(op), channel_->comm(),
+                                   channel_->stream());
+        });
   }
 
   Work all_gather(const void* input, void* output, std::size_t count, DataType type, void* compute_stream) override {
     require_buffer(input, count);
     require_buffer(output, count);
     require_own_part(output, input, count * size_of(type));
-    return submit("all_gather", ranks() * count * size_of(type), compute_stream, [&] {
+    return submit({CollectiveKind::all_gather, type, ranks() * count * size_of(type), 0}, compute_stream, [&] {
       return ncclAllGather(input, output, count, nccl_type(type), channel_->comm(), channel_->stream());
     });
   }
@@ -304,7 +340,7 @@ class NcclCommunicator final : public Communicator {
     require_buffer(output, count);
     const std::size_t bytes = count * size_of(type);
     require_apart(input, output, ranks() * bytes);
-    return submit("all_to_all", ranks() * bytes, compute_stream, [&] {
+    return submit({CollectiveKind::all_to_all, type, ranks() * bytes, 0}, compute_stream, [&] {
       ncclResult_t code = ncclGroupStart();
       for (std::size_t r = 0; r < ranks() && accepted(code); ++r) {
         const int peer = static_cast<int>(r);
@@ -322,13 +358,13 @@ class NcclCommunicator final : public Communicator {
   Work broadcast(void* data, std::size_t count, DataType type, int root, void* compute_stream) override {
     require_buffer(data, count);
     require_root(root);
-    return submit("broadcast", count * size_of(type), compute_stream, [&] {
-      return ncclBroadcast(data, data, count, nccl_type(type), root, channel_->comm(), channel_->stream());
-    });
+    return submit(
+        {CollectiveKind::broadcast, type, count * size_of(type), static_cast<std::uint32_t>(root)}, compute_stream,
+        [&] { return ncclBroadcast(data, data, count, nccl_type(type), root, channel_->comm(), channel_->stream()); });
   }
 
   Work barrier() override {
-    return submit("barrier", 0, nullptr, [&] {
+    return submit({.kind = CollectiveKind::barrier}, nullptr, [&] {
       return ncclAllReduce(channel_->barrier_byte(), channel_->barrier_byte(), 1, ncclUint8, ncclMax, channel_->comm(),
                            channel_->stream());
     });
@@ -337,10 +373,15 @@ class NcclCommunicator final : public Communicator {
  private:
   std::size_t ranks() const { return static_cast<std::size_t>(size()); }
 
-  Work submit(const char* name, std::size_t bytes, void* compute_stream, const std::function<ncclResult_t()>& launch) {
-    OperationId id{.operation = name, .sequence = ++sequence_, .bytes = bytes, .rank = rank()};
+  Work submit(const Collective& collective, void* compute_stream, const std::function<ncclResult_t()>& launch) {
+    OperationId id{.operation = std::string(name_of(collective.kind)),
+                   .sequence = ++sequence_,
+                   .bytes = collective.bytes,
+                   .rank = rank()};
+    FlightRecord record(channel_->options().flight, id.sequence, collective);
     CudaEvent end = channel_->enqueue(id, static_cast<cudaStream_t>(compute_stream), launch);
-    return Work(std::make_shared<DeviceOperation>(channel_, std::move(id), std::move(end)));
+    record.started();
+    return Work(std::make_shared<DeviceOperation>(channel_, std::move(id), std::move(end), std::move(record)));
   }
 
   std::shared_ptr<Channel> channel_;

@@ -191,5 +191,18 @@ TEST(Collective, MovesMoreThanIntMaxBytes) {
   EXPECT_EQ(data.back(), 9);
 }
 
+TEST(Collective, IsRecordedFromItsSubmissionToItsEnd) {
+  const auto recorder = std::make_shared<FlightRecorder>();
+  const auto track = static_cast<std::size_t>(recorder->add_track("test"));
+  const auto communicator =
+      test::make_communicator({.flight = FlightTrack{.recorder = recorder, .index = static_cast<int>(track)}});
+  const auto data = test::allocate(sizeof(float));
+  Work work = communicator->all_reduce(data.get(), 1, DataType::float32, ReduceOp::sum);
+  EXPECT_EQ(recorder->heartbeat(track).enqueued, 1u);
+  work.wait();
+  communicator->barrier().wait();
+  EXPECT_EQ(recorder->heartbeat(track), (FlightRecorder::Heartbeat{.enqueued = 2, .finished = 2}));
+}
+
 }  // namespace
 }  // namespace perrin::comm

@@ -4,6 +4,13 @@
 #include <utility>
 
 namespace perrin::comm {
+namespace {
+
+// MPI cannot take a send back: it may read the buffer until the peer has it, and the buffer goes right after the Work.
+// Peers that live have it within milliseconds; for others nobody waits longer than this.
+constexpr std::chrono::milliseconds kUnwindingGrace{500};
+
+}  // namespace
 
 Work::Work(std::shared_ptr<PendingOperation> operation) noexcept
     : operation_(std::move(operation)), exceptions_at_birth_(std::uncaught_exceptions()) {}
@@ -47,9 +54,9 @@ void Work::join(void* compute_stream) {
 
 void Work::finish() noexcept {
   if (operation_ == nullptr) return;
-  const bool hopeless = late_ || std::uncaught_exceptions() > exceptions_at_birth_;
+  const bool unwinding = std::uncaught_exceptions() > exceptions_at_birth_;
   try {
-    if (!hopeless) operation_->wait(operation_->default_deadline());
+    if (!late_) operation_->wait(unwinding ? kUnwindingGrace : operation_->default_deadline());
   } catch (...) {  // the communicator keeps the failure and throws it at its next operation
   }
   if (!operation_->done()) operation_->abandon();

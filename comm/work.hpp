@@ -25,8 +25,8 @@ class PendingOperation {
 
 /// The handle of one asynchronous collective. The caller's buffers must stay where they are until wait() has returned
 /// or the Work is gone. A Work that goes unfinished waits for its operation as wait() does, without throwing; when an
-/// exception is unwinding, or its deadline passes, it withdraws the operation instead, and with it fails the
-/// communicator on this rank: every later operation there throws CommError.
+/// exception is unwinding (then it waits half a second at most), or its deadline passes, it withdraws the operation
+/// instead, and with it fails the communicator on this rank: every later operation there throws CommError.
 class [[nodiscard]] Work {
  public:
   /// A Work that is done already.

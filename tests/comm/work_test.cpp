@@ -74,14 +74,16 @@ TEST(Work, ThatIsReplacedIsFinishedFirstAndOneThatWasMovedFromIsEmpty) {
   EXPECT_EQ(new_operation->waits, 1);
 }
 
-TEST(Work, IsWithdrawnWithoutWaitingWhenAnExceptionUnwinds) {
+TEST(Work, IsGivenAMomentAndThenWithdrawnWhenAnExceptionUnwinds) {
   const auto recorder = std::make_shared<Recorder>();
+  recorder->late = true;
   try {
     const Work work(recorder);
     throw std::runtime_error("something else went wrong");
   } catch (const std::runtime_error&) {
   }
-  EXPECT_EQ(recorder->waits, 0);
+  EXPECT_EQ(recorder->waits, 1);
+  EXPECT_EQ(recorder->last_deadline, 500ms);  // not the communicator's: the program is on its way out
   EXPECT_EQ(recorder->abandons, 1);
 }
 

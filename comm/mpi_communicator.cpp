@@ -17,7 +17,7 @@ namespace perrin::comm {
 namespace {
 
 // A rank's part of the memory of a node is about 2.5 pieces.
-constexpr std::size_t kNodePieceBytes = std::size_t{512} << 10;
+constexpr std::size_t kNodePieceBytes = std::size_t{1} << 20;
 
 const std::byte* bytes_of(const void* data) { return static_cast<const std::byte*>(data); }
 std::byte* bytes_of(void* data) { return static_cast<std::byte*>(data); }

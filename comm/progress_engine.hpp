@@ -89,6 +89,7 @@ class ProgressEngine : public std::enable_shared_from_this<ProgressEngine> {
   std::uint64_t sequence_ = 0;
   std::string failure_;  // why failed_
   bool closing_ = false;
+  bool asleep_ = false;  // the thread waits for submitted_
 
   std::thread thread_;
 };

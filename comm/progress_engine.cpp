@@ -33,9 +33,6 @@ constexpr microseconds kWaiterSleep{100};
 constexpr unsigned long kTimerSlackNanoseconds = 1'000;
 // Looks at a signal between two calls of MPI, which cost as much as 50 of them.
 constexpr int kSignalLooks = 50;
-// So long after an operation the thread looks for the next by itself. To be woken by each costs the caller 5 us, and
-// often its core, just when it begins to wait.
-constexpr milliseconds kLinger{5};
 // An idle engine still calls MPI this often: a send that is complete for its sender can wait in a queue of Open MPI
 // that only its calls empty.
 constexpr milliseconds kIdlePoke{10};
@@ -143,7 +140,6 @@ ProgressEngine::~ProgressEngine() { close(); }
 std::shared_ptr<PendingOperation> ProgressEngine::submit(const Collective& collective,
                                                          std::unique_ptr<Schedule> schedule) {
   std::shared_ptr<Operation> operation;
-  bool must_wake = false;
   {
     const std::lock_guard lock(inbox_mutex_);
     OperationId id{.operation = std::string(name_of(collective.kind)),
@@ -154,9 +150,8 @@ std::shared_ptr<PendingOperation> ProgressEngine::submit(const Collective& colle
     const std::uint64_t ticket = options_.flight.enqueued(id.sequence, collective);
     operation = std::make_shared<Operation>(shared_from_this(), std::move(id), ticket, std::move(schedule));
     inbox_.push_back(operation);
-    must_wake = asleep_;
   }
-  if (must_wake) submitted_.notify_one();
+  submitted_.notify_one();
   return operation;
 }
 
@@ -177,8 +172,6 @@ void ProgressEngine::close() noexcept {
 void ProgressEngine::run() {
   ::prctl(PR_SET_TIMERSLACK, kTimerSlackNanoseconds, 0, 0, 0);
   BackOff back_off(kBackgroundSpin, kBackgroundSleep);
-  std::uint64_t seen = 0;
-  auto awake_until = Clock::now();
   for (;;) {
     bool moved = false;
     bool is_idle = false;
@@ -187,23 +180,15 @@ void ProgressEngine::run() {
       moved = drive();
       is_idle = idle();
     }
-    std::unique_lock lock(inbox_mutex_);
-    if (closing_) return;
-    if (std::exchange(seen, sequence_) != sequence_) awake_until = Clock::now() + kLinger;
-    if (is_idle && Clock::now() > awake_until) {
-      asleep_ = true;
-      if (submitted_.wait_for(lock, kIdlePoke, [this] { return closing_ || !inbox_.empty(); })) back_off.reset();
-      asleep_ = false;
-      continue;
-    }
-    lock.unlock();
     if (moved) {
       back_off.reset();
-    } else if (is_idle || waiters_.load() > 0) {
-      back_off.rest();
-    } else {
-      back_off.pause();
+    } else if (!is_idle) {
+      waiters_.load() > 0 ? back_off.rest() : back_off.pause();
     }
+    std::unique_lock lock(inbox_mutex_);
+    if (is_idle && submitted_.wait_for(lock, kIdlePoke, [this] { return closing_ || !inbox_.empty(); }))
+      back_off.reset();
+    if (closing_) return;
   }
 }
 

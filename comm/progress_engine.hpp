@@ -23,8 +23,8 @@ namespace perrin::comm {
 /// the hand-over between threads.
 class ProgressEngine : public std::enable_shared_from_this<ProgressEngine> {
  public:
-  /// @param node  memory of the ranks of this communicator, or null
   /// Takes the MPI communicator over; nobody else may use it. Its errors are returned, not fatal.
+  /// @param node  memory of the ranks of this communicator, or null
   ProgressEngine(MPI_Comm comm, const CommunicatorOptions& options, std::unique_ptr<NodeMemory> node);
   ProgressEngine(const ProgressEngine&) = delete;
   ProgressEngine& operator=(const ProgressEngine&) = delete;
@@ -89,7 +89,6 @@ class ProgressEngine : public std::enable_shared_from_this<ProgressEngine> {
   std::uint64_t sequence_ = 0;
   std::string failure_;  // why failed_
   bool closing_ = false;
-  bool asleep_ = false;  // the thread waits for submitted_
 
   std::thread thread_;
 };

@@ -185,6 +185,7 @@ enum class Reduction {
 
 struct DistributedConfig {
   DeviceChoice device = DeviceChoice::automatic;
+  bool share_gpu = false;    ///< ranks of a node may have one GPU: for tests
   std::int64_t threads = 0;  ///< of each rank; 0: cores of the node / its ranks
   Reduction reduction = Reduction::fast;
   std::int64_t shards = 8;       ///< of the global batch, a power of two; reproducible only

@@ -443,6 +443,10 @@ void add_distributed(std::vector<Key>& keys) {
                        {{"auto", DeviceChoice::automatic}, {"cpu", DeviceChoice::cpu}, {"cuda", DeviceChoice::cuda}},
                        "Where the ranks compute; auto: GPUs where every rank has one of its own, else the CPU.")
                      .changeable());
+  keys.push_back(Entry("distributed.share_gpu", &Config::distributed, &DistributedConfig::share_gpu,
+                       "Let several ranks of a node have one GPU, where there are fewer GPUs than ranks: a test of the "
+                       "program, not of its speed.")
+                     .changeable());
   keys.push_back(Entry("distributed.threads", &Config::distributed, &DistributedConfig::threads,
                        "Threads of each rank on the CPU; 0: the cores it may use, shared among the node's ranks.")
                      .in(between(0, 4096))

@@ -191,6 +191,7 @@ TEST(Resume, EveryKeyIsEitherFreeOrRefusedWithBothValues) {
                                       "sample.seed",
                                       "sample.batch_size",
                                       "distributed.device",
+                                      "distributed.share_gpu",
                                       "distributed.threads",
                                       "distributed.bucket_mib",
                                       "distributed.timeout_seconds"};

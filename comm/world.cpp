@@ -13,6 +13,7 @@
 #include <exception>
 #include <utility>
 
+#include "comm/checked_communicator.hpp"
 #include "comm/comm_error.hpp"
 #include "comm/exit_timer.hpp"
 #include "comm/launch_guard.hpp"
@@ -123,7 +124,7 @@ class World::State {
       place_ = launched ? mpi_place() : local_place();
       refuse_silent_singletons(place_.size, options.require_all_slurm_tasks, environment_variable);
       control_ = make_communicator(recorded_as("control"));
-      gradients_ = make_communicator(recorded_as("gradients"));
+      gradients_ = checked(make_communicator(recorded_as("gradients")));
     } catch (...) {
       if (session_) session_->leave_without_finalize();  // the other ranks may not be on their way there
       throw;
@@ -175,7 +176,7 @@ class World::State {
     }
 
     make_device_current(*device);
-    gradients_ = make_nccl_communicator(*control_, *device, recorded_as("gradients/nccl"));
+    gradients_ = checked(make_nccl_communicator(*control_, *device, recorded_as("gradients/nccl")));
     return device;
   }
 
@@ -207,6 +208,10 @@ class World::State {
   Communicator& gradients() noexcept { return *gradients_; }
 
  private:
+  std::unique_ptr<Communicator> checked(std::unique_ptr<Communicator> communicator) {
+    if (!options_.check_collectives) return communicator;
+    return std::make_unique<CheckedCommunicator>(std::move(communicator), make_communicator(options_.communicator));
+  }
   CommunicatorOptions recorded_as(std::string_view name) {
     CommunicatorOptions options = options_.communicator;
     options.flight = {flight_, flight_->add_track(name)};

@@ -17,6 +17,8 @@ namespace perrin::comm {
 struct WorldOptions {
   /// Deadline and piece size of control() and gradients().
   CommunicatorOptions communicator;
+  /// Compare what the ranks submit to gradients() before each collective (CheckedCommunicator).
+  bool check_collectives = false;
   /// Refuse a world of one rank where SLURM_NTASKS says that the allocation has more: right for training, too strict
   /// for a command that a batch script runs once beside it. SLURM_STEP_NUM_TASKS > 1 with a world of one rank is always
   /// refused.

@@ -467,6 +467,10 @@ void add_distributed(std::vector<Key>& keys) {
                        "Seconds that a rank waits for the others in one operation before it gives up.")
                      .in({.least = 0, .most = 86400, .above_least = true})
                      .changeable());
+  keys.push_back(Entry("distributed.check_collectives", &Config::distributed, &DistributedConfig::check_collectives,
+                       "Compare what the ranks submit before each collective of gradients, and name those that differ: "
+                       "slow, for finding faults.")
+                     .changeable());
 }
 
 std::vector<Key> make_table() {

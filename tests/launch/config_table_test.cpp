@@ -194,7 +194,8 @@ TEST(Resume, EveryKeyIsEitherFreeOrRefusedWithBothValues) {
                                       "distributed.share_gpu",
                                       "distributed.threads",
                                       "distributed.bucket_mib",
-                                      "distributed.timeout_seconds"};
+                                      "distributed.timeout_seconds",
+                                      "distributed.check_collectives"};
   for (const Key& key : key_table()) {
     trainer::Config before, after;
     key.set(after, another_value(key));

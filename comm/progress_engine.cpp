@@ -36,14 +36,22 @@ constexpr int kSignalLooks = 50;
 // An idle engine still calls MPI this often: a send that is complete for its sender can wait in a queue of Open MPI
 // that only its calls empty.
 constexpr milliseconds kIdlePoke{10};
-// How long a receive that was already matched may take to end after it was cancelled.
+// How long the transfers of a withdrawn operation may take to end: a receive that was already matched when it was
+// cancelled, a send whose receiver is reading.
 constexpr milliseconds kReleaseGrace{1'000};
+constexpr milliseconds kSendGrace{300};
 // Far enough for "no deadline", near enough not to overflow the clock.
 constexpr milliseconds kLongestDeadline{std::chrono::hours(24 * 365)};
 // MPI guarantees tags up to 32767.
 constexpr std::uint64_t kTags = 32'768;
 
+// True once MPI holds a send whose buffer has gone back to its owner: any call of MPI might read it, from whatever
+// communicator it comes. MPI belongs to the process, and so does this.
+std::atomic<bool> g_mpi_is_off_limits{false};
+
 }  // namespace
+
+bool mpi_may_be_called() noexcept { return !g_mpi_is_off_limits.load(std::memory_order_acquire); }
 
 class ProgressEngine::Operation final : public PendingOperation {
  public:
@@ -166,7 +174,7 @@ void ProgressEngine::close() noexcept {
   const std::lock_guard lock(drive_mutex_);
   if (!idle()) fail_everything("the communicator was closed before the operation was done", {});
   // Freeing is collective, and after a failure the others may never come; the process is about to end then.
-  if (!failed() && std::uncaught_exceptions() == 0) MPI_Comm_free(&comm_);
+  if (!failed() && std::uncaught_exceptions() == 0 && mpi_may_be_called()) MPI_Comm_free(&comm_);
 }
 
 void ProgressEngine::run() {
@@ -212,6 +220,7 @@ bool ProgressEngine::drive() noexcept {
         return false;
       }
       current_->start();
+      require_mpi_callable();
       start_next_round();
       return true;
     }
@@ -223,11 +232,13 @@ bool ProgressEngine::drive() noexcept {
 }
 
 void ProgressEngine::poke() {
+  if (!mpi_may_be_called()) return;
   int found = 0;
   MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, comm_, &found, MPI_STATUS_IGNORE);
 }
 
 bool ProgressEngine::poll() {
+  require_mpi_callable();
   bool moved = poll_signals();
   if (!requests_.empty()) {
     moved |= poll_requests();
@@ -237,6 +248,11 @@ bool ProgressEngine::poll() {
   const auto ended = [](MPI_Request request) { return request == MPI_REQUEST_NULL; };
   if (signals_.empty() && std::all_of(requests_.begin(), requests_.end(), ended)) start_next_round();
   return moved;
+}
+
+void ProgressEngine::require_mpi_callable() const {
+  if (!mpi_may_be_called())
+    throw std::runtime_error("a send of a failed communicator of this process never ended, so MPI cannot go on here");
 }
 
 bool ProgressEngine::poll_signals() {
@@ -334,32 +350,49 @@ void ProgressEngine::fail_everything(const std::string& reason, std::vector<int>
 }
 
 void ProgressEngine::release_buffers() noexcept {
-  const auto until = Clock::now() + kReleaseGrace;
-  for (std::size_t i = 0; i < requests_.size(); ++i) {
-    if (requests_[i] == MPI_REQUEST_NULL) continue;
-    if (open_[i].is_receive) {
-      MPI_Cancel(&requests_[i]);
-    } else {
-      MPI_Request_free(&requests_[i]);  // a send only reads, and MPI cannot call it back
+  if (mpi_may_be_called()) {
+    for (std::size_t i = 0; i < requests_.size(); ++i) {
+      if (requests_[i] != MPI_REQUEST_NULL && open_[i].is_receive) MPI_Cancel(&requests_[i]);
     }
-  }
-  // A receive that was matched before it could be cancelled still writes to its buffer until it ends.
-  BackOff back_off(kWaiterSpin, kWaiterSleep);
-  int all_ended = 0;
-  while (MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &all_ended, MPI_STATUSES_IGNORE),
-         all_ended == 0) {
-    if (Clock::now() > until) {
-      std::fprintf(stderr,
-                   "error: rank %d: a peer stopped in the middle of a transfer; its buffer cannot be released, so all "
-                   "ranks end\n",
-                   rank_);
-      MPI_Abort(comm_, kCommExitCode);
+    // MPI cannot call a send back. Most end by themselves, since the receiver is reading or failing too.
+    if (!ended_within(kSendGrace)) {
+      bool unended_sends = false;
+      std::vector<MPI_Request> receives;
+      for (std::size_t i = 0; i < requests_.size(); ++i) {
+        if (requests_[i] == MPI_REQUEST_NULL) continue;
+        if (open_[i].is_receive) {
+          receives.push_back(requests_[i]);
+        } else {
+          unended_sends = true;
+        }
+      }
+      // A receive that was matched before it could be cancelled still writes to its buffer until it ends.
+      requests_ = receives;
+      if (!ended_within(kReleaseGrace)) {
+        std::fprintf(stderr,
+                     "error: rank %d: a peer stopped in the middle of a transfer; its buffer cannot be released, so "
+                     "all ranks end\n",
+                     rank_);
+        MPI_Abort(comm_, kCommExitCode);
+      }
+      if (unended_sends) g_mpi_is_off_limits.store(true, std::memory_order_release);
     }
-    back_off.pause();
   }
   requests_.clear();
   open_.clear();
   signals_.clear();
+}
+
+bool ProgressEngine::ended_within(std::chrono::milliseconds grace) noexcept {
+  const auto until = Clock::now() + grace;
+  BackOff back_off(kWaiterSpin, kWaiterSleep);
+  int all_ended = 0;
+  while (MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &all_ended, MPI_STATUSES_IGNORE),
+         all_ended == 0) {
+    if (Clock::now() > until) return false;
+    back_off.pause();
+  }
+  return true;
 }
 
 std::vector<int> ProgressEngine::late_ranks() const {

@@ -18,6 +18,10 @@
 
 namespace perrin::comm {
 
+/// False once a communicator of this process has failed with a send that did not end: MPI might read its buffer, which
+/// is the caller's again, in any call. The process must leave without MPI_Finalize then.
+bool mpi_may_be_called() noexcept;
+
 /// Carries out submitted schedules on one MPI communicator, one after the other in the order of submission. Whoever has
 /// time drives it: its own thread in the background, sleeping between polls, or a caller that waits anyway, which saves
 /// the hand-over between threads.
@@ -59,6 +63,8 @@ class ProgressEngine : public std::enable_shared_from_this<ProgressEngine> {
   void complete_current();
   void fail_everything(const std::string& reason, std::vector<int> late_ranks) noexcept;
   void release_buffers() noexcept;
+  bool ended_within(std::chrono::milliseconds grace) noexcept;
+  void require_mpi_callable() const;
   std::vector<int> late_ranks() const;
   std::string describe_delay(const Operation& operation) const;
 

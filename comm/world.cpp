@@ -21,6 +21,7 @@
 #include "comm/mpi_check.hpp"
 #include "comm/mpi_communicator.hpp"
 #include "comm/nccl_communicator.hpp"
+#include "comm/progress_engine.hpp"
 #include "comm/watchdog.hpp"
 
 namespace perrin::comm {
@@ -136,7 +137,7 @@ class World::State {
     enter(Phase::shutdown, options_.end_deadline);
     const bool unwinding = std::uncaught_exceptions() > exceptions_at_birth_;
     const bool failed = (control_ != nullptr && control_->failed()) || (gradients_ != nullptr && gradients_->failed());
-    if (session_ && (unwinding || failed)) session_->leave_without_finalize();
+    if (session_ && (unwinding || failed || !mpi_may_be_called())) session_->leave_without_finalize();
     gradients_.reset();
     control_.reset();
     if (!unwinding && !failed) flight_->end(Ending::orderly, 0, "");

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <memory>
 #include <stdexcept>
 #include <string_view>
 #include <thread>
@@ -62,6 +63,24 @@ void run(World& world, std::string_view fault) {
   if (fault == "other_size") {
     const std::size_t count = world.rank() == 1 ? 500'000 : bucket.size();
     world.gradients().all_reduce(std::span<float>(bucket.data(), count), ReduceOp::sum).wait();
+  }
+  if (fault == "withdraws") {  // rank 1 takes its memory back before the others read it
+    if (world.rank() == 1) {
+      const std::size_t bytes = 4'000'000;
+      auto memory = std::make_unique<std::vector<float>>(bytes / sizeof(float), 1.0f);  // given back to the system
+      std::vector<float> all(memory->size() * static_cast<std::size_t>(world.size()));
+      try {
+        const Work work = world.gradients().all_gather(std::span<const float>(*memory), std::span<float>(all));
+        throw std::runtime_error("the caller's own trouble");
+      } catch (const std::runtime_error&) {
+        memory.reset();
+      }
+      std::this_thread::sleep_for(1s);  // the others find its message now, and ask for the rest
+      world.control().barrier().wait();
+    }
+    std::this_thread::sleep_for(1500ms);
+    std::vector<float> own(1'000'000), all(own.size() * static_cast<std::size_t>(world.size()));
+    world.gradients().all_gather(std::span<const float>(own), std::span<float>(all)).wait();
   }
   if (world.rank() == 1) {
     if (fault == "throws") throw std::runtime_error("thrown in the middle of a step");

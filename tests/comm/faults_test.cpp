@@ -103,6 +103,14 @@ TEST(Faults, ExceptionThatUnwindsTheWorldEndsAllWithItsReason) {
   EXPECT_LT(outcome.time, 10s);
 }
 
+TEST(Faults, RankThatTakesBackAMessageUnderWayCallsMpiNoMore) {
+  const Outcome outcome = run_with_fault("withdraws");
+  EXPECT_EQ(outcome.exit_code, kCommExitCode) << outcome.output;  // not a segmentation fault inside MPI
+  EXPECT_THAT(outcome.output, HasSubstr("rank 1: barrier #"));
+  EXPECT_THAT(outcome.output, HasSubstr("never ended, so MPI cannot go on here"));
+  EXPECT_LT(outcome.time, 10s);
+}
+
 TEST(Faults, KilledRankEndsAll) {
   const Outcome outcome = run_with_fault("killed");
   EXPECT_EQ(outcome.exit_code, 128 + 9) << outcome.output;

@@ -31,6 +31,8 @@ MpiCommunicator::MpiCommunicator(MPI_Comm comm, const CommunicatorOptions& optio
     throw std::invalid_argument(
         fmt::format("piece_bytes is {}; it must be in [1, {}]", options.piece_bytes, std::numeric_limits<int>::max()));
   }
+  if (!(options.wire.bytes_per_second >= 0) || options.wire.latency.count() < 0)
+    throw std::invalid_argument("a simulated wire has no negative latency or bandwidth");
   engine_ = std::make_shared<ProgressEngine>(comm, options);
 }
 

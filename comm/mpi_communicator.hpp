@@ -21,7 +21,7 @@ class MpiCommunicator final : public Communicator {
   using Communicator::reduce_scatter;
 
   /// Takes over an MPI communicator that nobody else uses. MPI must have been started with MPI_THREAD_MULTIPLE.
-  /// @throws std::invalid_argument if piece_bytes is 0 or does not fit MPI's int
+  /// @throws std::invalid_argument if piece_bytes is 0 or does not fit MPI's int, or the simulated wire is negative
   MpiCommunicator(MPI_Comm comm, const CommunicatorOptions& options);
   ~MpiCommunicator() override;
 

@@ -209,10 +209,11 @@ bool ProgressEngine::drive() noexcept {
         return false;
       }
       current_->start();
+      due_ = Clock::now() + options_.wire.time_of(current_->id().bytes);
       start_next_round();
       return true;
     }
-    return poll_requests();
+    return transferred_ ? complete_current() : poll_requests();
   } catch (const std::exception& error) {
     fail_everything(error.what(), late_ranks());
     return true;
@@ -288,9 +289,15 @@ void ProgressEngine::post(const Round& round) {
   for (const Transfer& transfer : round.sends) open_request(transfer, /*is_receive=*/false);
 }
 
-void ProgressEngine::complete_current() {
+bool ProgressEngine::complete_current() {
+  transferred_ = Clock::now() < due_;
+  if (transferred_) {
+    poke();
+    return false;
+  }
   current_->succeed();
   current_.reset();
+  return true;
 }
 
 void ProgressEngine::fail_everything(const std::string& reason, std::vector<int> late_ranks) noexcept {
@@ -305,6 +312,7 @@ void ProgressEngine::fail_everything(const std::string& reason, std::vector<int>
   if (current_ != nullptr) {
     current_->fail(reason, late_ranks);
     current_.reset();
+    transferred_ = false;
   }
   for (const auto& operation : queued) operation->fail("an earlier operation failed: " + reason, late_ranks);
 }
@@ -348,7 +356,8 @@ std::vector<int> ProgressEngine::late_ranks() const {
 }
 
 std::string ProgressEngine::describe_delay(const Operation& operation) const {
-  const std::string waiting_for = fmt::format("waiting for rank {}", fmt::join(late_ranks(), ", "));
+  const std::string waiting_for =
+      transferred_ ? "on the simulated wire" : fmt::format("waiting for rank {}", fmt::join(late_ranks(), ", "));
   if (current_ == nullptr) return "the progress thread has not started it";
   if (current_.get() == &operation) return waiting_for;
   return fmt::format("queued behind {} #{}, which is {}", current_->id().operation, current_->id().sequence,

@@ -193,6 +193,7 @@ TEST(Resume, EveryKeyIsEitherFreeOrRefusedWithBothValues) {
                                       "distributed.device",
                                       "distributed.threads",
                                       "distributed.bucket_mib",
+                                      "distributed.overlap",
                                       "distributed.timeout_seconds"};
   for (const Key& key : key_table()) {
     trainer::Config before, after;

@@ -18,6 +18,7 @@ void ActivityClock::enter(Activity activity) {
   end_at(now);
   current_ = activity;
   begun_ns_ = now;
+  begun_step_ = step_;
 }
 
 void ActivityClock::leave() {
@@ -28,7 +29,7 @@ void ActivityClock::leave() {
 void ActivityClock::end_at(std::int64_t now_ns) {
   if (begun_ns_ == 0) return;
   seconds_[static_cast<std::size_t>(current_)] += 1e-9 * static_cast<double>(now_ns - begun_ns_);
-  if (keeping_) spans_.push_back({current_, step_, begun_ns_, now_ns});
+  if (keeping_) spans_.push_back({current_, begun_step_, begun_ns_, now_ns});
 }
 
 double ActivityClock::step_seconds() const {

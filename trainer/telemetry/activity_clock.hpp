@@ -59,6 +59,7 @@ class ActivityClock {
   std::int64_t step_ = 0;
   Activity current_ = Activity::load;
   std::int64_t begun_ns_ = 0;  // 0: no activity
+  std::int64_t begun_step_ = 0;
   bool keeping_ = false;
   std::vector<ActivitySpan> spans_;
 };

@@ -172,13 +172,17 @@ void ProgressEngine::run() {
   for (;;) {
     bool moved = false;
     bool is_idle = false;
+    Clock::time_point held_until{};  // by the simulated wire
     if (waiters_.load() == 0) {
       const std::lock_guard lock(drive_mutex_);
       moved = drive();
       is_idle = idle();
+      if (transferred_) held_until = std::min(due_, Clock::now() + kIdlePoke);
     }
     if (moved) {
       back_off.reset();
+    } else if (held_until > Clock::now()) {
+      std::this_thread::sleep_until(held_until);
     } else if (!is_idle) {
       waiters_.load() > 0 ? back_off.rest() : back_off.pause();
     }

@@ -94,7 +94,6 @@ void GradientReducer::backward(const at::Tensor& loss, std::size_t slice, std::s
     throw std::logic_error("parameter '" +
                            arena_.layout().ranges()[static_cast<std::size_t>(unreached - arrived_.begin())].name +
                            "' received no gradient: the model's forward pass does not use it");
-  if (last_slice() && !overlap_) launch_full_buckets();
 }
 
 void GradientReducer::on_gradient(std::size_t range) {
@@ -167,6 +166,7 @@ comm::Work GradientReducer::gather_sum(std::size_t bucket) {
 
 void GradientReducer::finish() {
   const at::NoGradGuard no_grad;
+  if (!overlap_) launch_full_buckets();
   // The host waits, with the communicator's deadline: the clipping that follows needs the norm on the host anyway.
   if (reduction_ == Reduction::reproducible) {
     for (std::size_t b = 0; b < works_.size(); ++b) {

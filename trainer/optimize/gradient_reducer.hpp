@@ -42,7 +42,7 @@ class GradientReducer {
   /// Compares layout and buckets over `control` first.
   /// @param bucket_bytes cap of one bucket
   /// @param compute_stream stream on which backward runs (a cudaStream_t), null on the CPU
-  /// @param overlap        false: buckets leave after backward; for measuring what overlap is worth
+  /// @param overlap        false: buckets leave in finish(); for measuring what overlap is worth
   /// @throws comm::CommError naming the ranks whose parameters differ from rank 0's; std::invalid_argument when ranks
   /// are
   ///         no power of two and the reduction is reproducible

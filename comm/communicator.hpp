@@ -12,6 +12,17 @@
 
 namespace perrin::comm {
 
+/// A slower wire than the machine has: for measuring how much of the communication computation hides.
+struct SimulatedWire {
+  std::chrono::nanoseconds latency{0};
+  double bytes_per_second = 0;  ///< of an operation's larger buffer (the algbw of `perrin bench comm`); 0: unlimited
+
+  std::chrono::nanoseconds time_of(std::uint64_t bytes) const noexcept {
+    const double transfer = bytes_per_second > 0 ? static_cast<double>(bytes) / bytes_per_second : 0;
+    return latency + std::chrono::nanoseconds(static_cast<std::int64_t>(transfer * 1e9));
+  }
+};
+
 /// How a communicator behaves; equal on all its ranks.
 struct CommunicatorOptions {
   /// How long Work::wait() waits when not told otherwise.
@@ -23,6 +34,8 @@ struct CommunicatorOptions {
   /// Host backend: ranks that are all on one node reduce through memory that they share, where the node allows it. If
   /// false, or on several nodes, everything goes over MPI messages.
   bool share_node_memory = true;
+  /// Host backend: no operation is done sooner after its start than this wire would need.
+  SimulatedWire wire = {};
   /// Where its operations are recorded, and watched.
   FlightTrack flight = {};
 };

@@ -11,17 +11,15 @@
 #include <cstring>
 #include <stdexcept>
 #include <system_error>
+#include <utility>
+
+#include "comm/steady_clock.hpp"
 
 namespace perrin::comm {
 namespace {
 
 constexpr std::chrono::milliseconds kPulse{100};
 constexpr std::chrono::nanoseconds kPause{std::chrono::seconds(1)};
-
-std::int64_t monotonic_ns() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
 
 std::int64_t wall_ns() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch())
@@ -146,6 +144,21 @@ int FlightRecorder::add_track(std::string_view name) {
   throw std::length_error("a flight recorder has no room for the communicator " + std::string(name));
 }
 
+void FlightRecorder::keep_finished(bool keep) {
+  const std::lock_guard lock(mutex_);
+  keeping_ = keep;
+}
+
+FlightRecorder::Finished FlightRecorder::take_finished() {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(kept_, {});
+}
+
+std::string FlightRecorder::track_name(std::size_t track) const {
+  const std::lock_guard lock(mutex_);
+  return file_->header.tracks.at(track).name.data();
+}
+
 void FlightRecorder::enter(Phase phase, std::chrono::milliseconds deadline) noexcept {
   deadline_ms_.store(deadline.count());
   const std::lock_guard lock(mutex_);
@@ -165,7 +178,7 @@ void FlightRecorder::end(Ending ending, int exit_code, std::string_view reason) 
 std::uint64_t FlightRecorder::enqueued(int track, std::uint64_t sequence, const Collective& collective) noexcept {
   const auto index = static_cast<std::size_t>(track);
   const std::int64_t wall = wall_ns();
-  const std::int64_t now = monotonic_ns();
+  const std::int64_t now = steady_ns();
   const std::lock_guard lock(mutex_);
   FlightHeader& header = file_->header;
   const std::uint64_t ticket = header.recorded + 1;
@@ -195,7 +208,7 @@ std::uint64_t FlightRecorder::enqueued(int track, std::uint64_t sequence, const 
 }
 
 void FlightRecorder::started(std::uint64_t ticket) noexcept {
-  const std::int64_t now = monotonic_ns();
+  const std::int64_t now = steady_ns();
   const std::lock_guard lock(mutex_);
   FlightSlot* const slot = slot_of(ticket);
   if (slot == nullptr) return;
@@ -213,16 +226,20 @@ void FlightRecorder::failed(int track, std::uint64_t sequence, std::uint64_t tic
 
 void FlightRecorder::finish(int track, std::uint64_t sequence, std::uint64_t ticket, CollectiveState state) noexcept {
   const auto index = static_cast<std::size_t>(track);
-  const std::int64_t now = monotonic_ns();
+  const std::int64_t now = steady_ns();
   const std::lock_guard lock(mutex_);
   FlightTrackSummary& summary = file_->header.tracks[index];
   if (state == CollectiveState::failed && summary.failed == 0) summary.failed = sequence;
   summary.finished = std::max(summary.finished, sequence);  // a device's ends may be noticed out of order
   counts_[index].finished.store(summary.finished, std::memory_order_release);
   FlightSlot* const slot = slot_of(ticket);
-  if (slot == nullptr) return;
+  if (slot == nullptr) {
+    if (keeping_) ++kept_.missed;
+    return;
+  }
   slot->ended_ns = now;
   slot->state = state;
+  if (keeping_) kept_.collectives.push_back(*slot);
 }
 
 FlightSlot* FlightRecorder::slot_of(std::uint64_t ticket) noexcept {
@@ -249,10 +266,10 @@ std::string FlightRecorder::describe_oldest(std::size_t track) const {
 }
 
 void FlightRecorder::beat() {
-  std::int64_t before = monotonic_ns();
+  std::int64_t before = steady_ns();
   std::unique_lock lock(pulse_mutex_);
   while (!pulse_over_.wait_for(lock, kPulse, [this] { return closing_; })) {
-    const std::int64_t now = monotonic_ns();
+    const std::int64_t now = steady_ns();
     const std::lock_guard file_lock(mutex_);
     file_->header.pulse_wall_ns = wall_ns();
     if (now - before > kPause.count()) {

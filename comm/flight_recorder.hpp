@@ -12,6 +12,7 @@
 #include <string>
 #include <string_view>
 #include <thread>
+#include <vector>
 
 #include "comm/data_type.hpp"
 
@@ -132,6 +133,16 @@ class FlightRecorder {
   /// order. @throws std::length_error if there are kFlightTracks already
   int add_track(std::string_view name);
 
+  /// From now on a copy of every collective is kept as it ends, for a timeline; false: no more.
+  void keep_finished(bool keep);
+  /// What was kept, in the order of ending, and how many ends were missed: more than kFlightSlots were under way.
+  struct Finished {
+    std::vector<FlightSlot> collectives;
+    std::uint64_t missed = 0;
+  };
+  Finished take_finished();
+  std::string track_name(std::size_t track) const;
+
   /// What the program does from now on, and how long a communicator may make no progress in it before the Watchdog
   /// ends the process. @param deadline 0: for ever
   void enter(Phase phase, std::chrono::milliseconds deadline) noexcept;
@@ -170,6 +181,8 @@ class FlightRecorder {
   };
   std::array<Counts, kFlightTracks> counts_;
   std::atomic<std::int64_t> deadline_ms_{0};
+  bool keeping_ = false;
+  Finished kept_;
 
   // Tells a process that was killed or stopped from one that waits: its own thread, since a file system that hangs must
   // hang neither the Watchdog nor a collective.

@@ -39,6 +39,8 @@ std::unique_ptr<MpiCommunicator> MpiCommunicator::duplicate_of(MPI_Comm comm, co
     throw std::invalid_argument(
         fmt::format("piece_bytes is {}; it must be in [1, {}]", options.piece_bytes, std::numeric_limits<int>::max()));
   }
+  if (!(options.wire.bytes_per_second >= 0) || options.wire.latency.count() < 0)
+    throw std::invalid_argument("a simulated wire has no negative latency or bandwidth");
   int rank = 0;
   require_mpi(MPI_Comm_rank(comm, &rank), "MPI_Comm_rank", rank);
   // On the heap: when the deadline passes, MPI still holds the address and may write there later, so it is left to it.

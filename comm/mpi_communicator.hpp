@@ -25,7 +25,7 @@ class MpiCommunicator final : public Communicator {
 
   /// A duplicate of the communicator, with a deadline. Collective. MPI must have been started with MPI_THREAD_MULTIPLE.
   /// @throws CommError
-  /// @throws std::invalid_argument if piece_bytes is 0 or does not fit MPI's int
+  /// @throws std::invalid_argument if piece_bytes is 0 or does not fit MPI's int, or the simulated wire is negative
   static std::unique_ptr<MpiCommunicator> duplicate_of(MPI_Comm comm, const CommunicatorOptions& options);
 
   int rank() const noexcept override;

@@ -183,13 +183,17 @@ void ProgressEngine::run() {
   for (;;) {
     bool moved = false;
     bool is_idle = false;
+    Clock::time_point held_until{};  // by the simulated wire
     if (waiters_.load() == 0) {
       const std::lock_guard lock(drive_mutex_);
       moved = drive();
       is_idle = idle();
+      if (transferred_) held_until = std::min(due_, Clock::now() + kIdlePoke);
     }
     if (moved) {
       back_off.reset();
+    } else if (held_until > Clock::now()) {
+      std::this_thread::sleep_until(held_until);
     } else if (!is_idle) {
       waiters_.load() > 0 ? back_off.rest() : back_off.pause();
     }
@@ -220,11 +224,12 @@ bool ProgressEngine::drive() noexcept {
         return false;
       }
       current_->start();
+      due_ = Clock::now() + options_.wire.time_of(current_->id().bytes);
       require_mpi_callable();
       start_next_round();
       return true;
     }
-    return poll();
+    return transferred_ ? complete_current() : poll();
   } catch (const std::exception& error) {
     fail_everything(error.what(), late_ranks());
     return true;
@@ -328,9 +333,15 @@ void ProgressEngine::post(const Round& round) {
   signals_ = round.signals;
 }
 
-void ProgressEngine::complete_current() {
+bool ProgressEngine::complete_current() {
+  transferred_ = Clock::now() < due_;
+  if (transferred_) {
+    poke();
+    return false;
+  }
   current_->succeed();
   current_.reset();
+  return true;
 }
 
 void ProgressEngine::fail_everything(const std::string& reason, std::vector<int> late_ranks) noexcept {
@@ -345,6 +356,7 @@ void ProgressEngine::fail_everything(const std::string& reason, std::vector<int>
   if (current_ != nullptr) {
     current_->fail(reason, late_ranks);
     current_.reset();
+    transferred_ = false;
   }
   for (const auto& operation : queued) operation->fail("an earlier operation failed: " + reason, late_ranks);
 }
@@ -407,7 +419,8 @@ std::vector<int> ProgressEngine::late_ranks() const {
 }
 
 std::string ProgressEngine::describe_delay(const Operation& operation) const {
-  const std::string waiting_for = fmt::format("waiting for rank {}", fmt::join(late_ranks(), ", "));
+  const std::string waiting_for =
+      transferred_ ? "on the simulated wire" : fmt::format("waiting for rank {}", fmt::join(late_ranks(), ", "));
   if (current_ == nullptr) return "the progress thread has not started it";
   if (current_.get() == &operation) return waiting_for;
   return fmt::format("queued behind {} #{}, which is {}", current_->id().operation, current_->id().sequence,

@@ -60,7 +60,8 @@ class ProgressEngine : public std::enable_shared_from_this<ProgressEngine> {
   bool poll_signals();
   void start_next_round();
   void post(const Round& round);
-  void complete_current();
+  /// Completes the operation under way, once the simulated wire would have carried it.
+  bool complete_current();
   void fail_everything(const std::string& reason, std::vector<int> late_ranks) noexcept;
   void release_buffers() noexcept;
   bool ended_within(std::chrono::milliseconds grace) noexcept;
@@ -81,6 +82,8 @@ class ProgressEngine : public std::enable_shared_from_this<ProgressEngine> {
 
   std::mutex drive_mutex_;  // the operation under way; taken before inbox_mutex_
   std::shared_ptr<Operation> current_;
+  std::chrono::steady_clock::time_point due_;  // on the simulated wire
+  bool transferred_ = false;                   // its schedule is complete, only the wire is not
   std::vector<MPI_Request> requests_;
   std::vector<OpenRequest> open_;  // parallel to requests_
   std::vector<int> completed_;

@@ -204,6 +204,7 @@ class World::State {
   }
   void record_failure(int code, std::string_view reason) noexcept { flight_->end(Ending::error, code, reason); }
 
+  FlightRecorder& flight() noexcept { return *flight_; }
   const Place& place() const noexcept { return place_; }
   Communicator& control() noexcept { return *control_; }
   Communicator& gradients() noexcept { return *gradients_; }
@@ -264,6 +265,7 @@ std::optional<int> World::use_device(DeviceChoice choice, DeviceSharing sharing)
 }
 std::string World::record_flight_in(const std::filesystem::path& folder) { return state_->record_flight_in(folder); }
 void World::enter(Phase phase, std::chrono::milliseconds deadline) noexcept { state_->enter(phase, deadline); }
+FlightRecorder& World::flight() noexcept { return state_->flight(); }
 void World::record_failure(int code, std::string_view reason) noexcept { state_->record_failure(code, reason); }
 void World::abort(int code) noexcept { state_->abort(code); }
 

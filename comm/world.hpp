@@ -84,6 +84,8 @@ class World {
   /// make no progress for so long ends the process with kWatchdogExitCode. Phase::start has no deadline.
   /// @param deadline  0: that of the communicators
   void enter(Phase phase, std::chrono::milliseconds deadline = std::chrono::milliseconds(0)) noexcept;
+  /// What control() and gradients() did, and when; of the local world nothing.
+  FlightRecorder& flight() noexcept;
   /// Records why this process is about to leave with an error.
   void record_failure(int code, std::string_view reason) noexcept;
 

@@ -57,7 +57,9 @@ void BatchLoader::run() {
   while (const std::optional<Job> job = take_job()) {
     Outcome outcome = job->failure;
     try {
+      const auto begun = std::chrono::steady_clock::now();
       if (job->slice) outcome = load(*job->slice);
+      if (job->slice && options_.on_read) options_.on_read(*job->slice, begun, std::chrono::steady_clock::now());
     } catch (...) {
       outcome = std::current_exception();
     }

@@ -50,6 +50,10 @@ struct BatchLoaderOptions {
   std::size_t threads = 1;
   /// How long next() waits before it takes the storage for dead.
   std::chrono::milliseconds deadline = std::chrono::minutes(2);
+  /// Told of every batch once it is read: from when to when. Called from the loader's threads; empty: nobody is told.
+  std::function<void(const Slice& slice, std::chrono::steady_clock::time_point begun,
+                     std::chrono::steady_clock::time_point ended)>
+      on_read = {};
 };
 
 /// Reads batches ahead of their use, in its own threads, in the order of the slices. Knows nothing of ranks: each

@@ -190,6 +190,7 @@ struct DistributedConfig {
   Reduction reduction = Reduction::fast;
   std::int64_t shards = 8;         ///< of the global batch, a power of two; reproducible only
   double bucket_mib = 4.0;         ///< cap of one gradient bucket
+  bool overlap = true;             ///< buckets leave while backward goes on; false: after it, for measuring
   double timeout_seconds = 300;    ///< deadline of a collective
   bool check_collectives = false;  ///< compare what the ranks submit: slow, for finding faults
 };

@@ -25,6 +25,8 @@ class RunPaths {
   std::filesystem::path logs() const { return root_ / "logs"; }
   /// Of the last collectives of each rank; survives any death.
   std::filesystem::path flight() const { return root_ / "flight"; }
+  /// Timelines of single steps.
+  std::filesystem::path trace() const { return root_ / "trace"; }
   std::filesystem::path sample_grid(std::int64_t step) const;
 
  private:

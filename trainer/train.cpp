@@ -59,7 +59,8 @@ void warn_of_other_bits(const Config& config, const std::string& now, const std:
 
 }  // namespace
 
-TrainOutcome train(const Config& config, const std::string& resolved_config, comm::World& world, at::Device device) {
+TrainOutcome train(const Config& config, const std::string& resolved_config, comm::World& world, at::Device device,
+                   std::optional<TraceSteps> trace) {
   const RunPaths paths(config.run.directory);
   require_same_on_all_ranks(world.control(), resolved_config, "the resolved configurations");
 
@@ -97,6 +98,9 @@ TrainOutcome train(const Config& config, const std::string& resolved_config, com
     warn_of_other_bits(config, origin.machine, resumed ? resumed->machine : "");
     if (resumed) spdlog::info("going on from {} (step {})", resumed->checkpoint.string(), state.progress.step);
   }
+  if (trace && trace->first <= state.progress.step)
+    throw RunError(fmt::format("no timeline of step {}: the run is at step {} already; name later steps", trace->first,
+                               state.progress.step));
   if (state.progress.step >= config.train.steps)
     return {StopReason::finished, state.progress.step, resumed->checkpoint};
 
@@ -106,7 +110,8 @@ TrainOutcome train(const Config& config, const std::string& resolved_config, com
                      .train = train_set,
                      .heldout = heldout ? &*heldout : nullptr,
                      .device = device,
-                     .compute_stream = compute_stream(device)},
+                     .compute_stream = compute_stream(device),
+                     .trace = trace},
                     state, std::move(metrics));
   return loop.run();
 }

@@ -4,10 +4,12 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "comm/world.hpp"
 #include "trainer/config.hpp"
+#include "trainer/telemetry/trace_steps.hpp"
 
 namespace perrin::trainer {
 
@@ -27,7 +29,9 @@ struct TrainOutcome {
 /// rank 0 has claimed the run folder (claim_run_folder).
 /// @param resolved_config every key as text; stored with the run and in each checkpoint
 /// @param device          where this rank computes
+/// @param trace           steps whose timeline goes to the run folder
 /// @throws RunError, CheckpointError, data::DataError, comm::CommError
-TrainOutcome train(const Config& config, const std::string& resolved_config, comm::World& world, at::Device device);
+TrainOutcome train(const Config& config, const std::string& resolved_config, comm::World& world, at::Device device,
+                   std::optional<TraceSteps> trace = std::nullopt);
 
 }  // namespace perrin::trainer

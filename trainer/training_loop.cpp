@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -46,6 +47,21 @@ at::Tensor flip_some(const at::Tensor& x_0, std::uint64_t seed, std::span<const 
   return at::where(flips.view({-1, 1, 1, 1}), x_0.flip({3}), x_0);
 }
 
+data::BatchLoaderOptions loader_options(std::optional<TraceRecorder>& trace) {
+  data::BatchLoaderOptions options;
+  if (trace)
+    options.on_read = [&trace](const auto& slice, auto begun, auto ended) { trace->batch_read(slice, begun, ended); };
+  return options;
+}
+
+/// Of one figure of every rank.
+nlohmann::json spread(const std::vector<RankTimes>& times, double RankTimes::*figure) {
+  std::vector<double> values;
+  for (const RankTimes& rank : times) values.push_back(rank.*figure);
+  std::sort(values.begin(), values.end());
+  return {{"min", values.front()}, {"median", values[values.size() / 2]}, {"max", values.back()}};
+}
+
 double seconds_between(std::chrono::steady_clock::time_point from, std::chrono::steady_clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
 }
@@ -65,11 +81,14 @@ TrainingLoop::TrainingLoop(Surroundings surroundings, TrainingState& state, std:
       slices_(plan_.slices_of(in_.world.rank())),
       reducer_(state.arena, in_.world.gradients(), in_.world.control(),
                static_cast<std::int64_t>(in_.config.distributed.bucket_mib * 1024 * 1024), in_.compute_stream,
-               in_.config.distributed.reduction),
+               in_.config.distributed.reduction, in_.config.distributed.overlap),
       optimizer_(in_.config.optimizer, in_.config.ema, in_.config.train.steps),
+      trace_(in_.trace ? std::optional<TraceRecorder>(std::in_place, paths_.trace(), in_.world, clock_) : std::nullopt),
       loader_(in_.train, data::SampleOrder(in_.train.size(), in_.config.run.seed),
-              slices_from(state.progress.step, state.progress.position, plan_.global_batch(), slices_)),
+              slices_from(state.progress.step, state.progress.position, plan_.global_batch(), slices_),
+              loader_options(trace_)),
       metrics_(std::move(metrics)),
+      stragglers_(in_.world.host_names()),
       reported_step_(state.progress.step) {
   if (in_.world.is_root()) progress_.emplace();
 }
@@ -77,6 +96,7 @@ TrainingLoop::TrainingLoop(Surroundings surroundings, TrainingState& state, std:
 TrainOutcome TrainingLoop::run() {
   const Config& config = in_.config;
   while (state_.progress.step < config.train.steps && !out_of_time_) {
+    if (trace_) trace_begins_or_ends();
     step();
     if (due(config.train.log_every)) report();
     if (due(config.train.evaluate_every)) evaluate();
@@ -84,18 +104,30 @@ TrainOutcome TrainingLoop::run() {
     if (due(config.checkpoint.every) || out_of_time_) checkpoint();
     if (due(config.train.sample_every)) sample();  // after the checkpoint: a picture that fails costs no work
   }
+  if (trace_) trace_begins_or_ends();
   return {last_step() ? StopReason::finished : StopReason::time_budget, state_.progress.step,
           checkpoint_path(paths_.checkpoints(), state_.progress.step)};
 }
 
+void TrainingLoop::trace_begins_or_ends() {
+  const std::int64_t done = state_.progress.step;
+  const bool over = last_step() || out_of_time_;
+  if (trace_->running() && (done == in_.trace->last || over)) trace_->end({in_.trace->first, done});
+  if (done + 1 == in_.trace->first && !over) trace_->begin();
+  if (over && done < in_.trace->first && in_.world.is_root())
+    spdlog::warn("no timeline: the time was over before step {}", in_.trace->first);
+}
+
 void TrainingLoop::step() {
   in_.world.enter(comm::Phase::step);
-  const auto begun = Clock::now();
+  clock_.begin_step(state_.progress.step + 1);
   const std::uint64_t first = state_.progress.position;
   const bool importance = in_.config.objective.timesteps == TimestepSampling::importance;
   StepLosses losses(plan_.global_batch(), /*keep_each=*/importance);
   for (std::size_t i = 0; i < slices_.size(); ++i) {
+    clock_.enter(Activity::load);
     const data::Batch batch = loader_.next();
+    clock_.enter(Activity::forward);
     const LevelDraw draw = level_sampler_.draw(batch.positions, first, state_.loss_history);
     const Network network = [&, labels = labels_of(batch)](const at::Tensor& x, const at::Tensor& condition) {
       return model_(x, condition,
@@ -103,11 +135,17 @@ void TrainingLoop::step() {
     };
     const ObjectiveTerms terms = objective_.terms(network, images_of(batch), noise_of(batch.positions), draw.levels);
     const at::Tensor weights = per_image(draw.weights, terms.loss).view({-1});
-    reducer_.backward((weights * terms.loss).sum() / plan_.global_batch(), i, slices_.size());  // last: buckets leave
+    const at::Tensor loss = (weights * terms.loss).sum() / plan_.global_batch();
+    clock_.enter(Activity::backward);
+    reducer_.backward(loss, i, slices_.size());  // last: buckets leave
+    clock_.enter(Activity::losses);
     losses.add(terms, draw, slices_[i].offset);
   }
+  clock_.enter(Activity::agreement);
   agree(losses);
+  clock_.enter(Activity::buckets);
   reducer_.finish();
+  clock_.enter(Activity::optimizer);
   if (std::isfinite(losses.loss()))
     last_update_ =
         optimizer_.update(state_.arena, state_.progress.step, state_.progress.updates);  // clip, Adam, EMA: one pass
@@ -121,7 +159,7 @@ void TrainingLoop::step() {
     skip(losses.loss());
   else
     accept(losses);
-  step_seconds_ += seconds_between(begun, Clock::now());
+  clock_.leave();
 }
 
 at::Tensor TrainingLoop::noise_of(std::span<const std::uint64_t> positions) const {
@@ -189,10 +227,30 @@ bool TrainingLoop::due(std::int64_t every) const {
   return last_step() || (every > 0 && state_.progress.step % every == 0);
 }
 
+nlohmann::json TrainingLoop::report_ranks() {
+  double images = 0;
+  for (const Slice& slice : slices_) images += static_cast<double>(slice.count);
+  const std::int64_t steps = state_.progress.step - reported_step_;
+  const std::vector<RankTimes> times =
+      gather_times(in_.world.control(), times_of(clock_, images * static_cast<double>(steps)));
+  if (!metrics_) return {};
+  for (const std::string& sentence : stragglers_.observe(times, steps)) {
+    progress_->interrupt();
+    spdlog::warn("{}", sentence);
+  }
+  return {{"rank_load_seconds", spread(times, &RankTimes::load)},
+          {"rank_compute_seconds", spread(times, &RankTimes::compute)},
+          {"rank_wait_seconds", spread(times, &RankTimes::wait)},
+          {"slow_ranks", stragglers_.slow_ranks()}};
+}
+
 void TrainingLoop::report() {
+  clock_.enter(Activity::report);
+  const nlohmann::json ranks = report_ranks();
   const double elapsed = seconds_between(started_, Clock::now());
   const double steps = static_cast<double>(state_.progress.step - reported_step_);
-  const double rate = steps * static_cast<double>(plan_.global_batch()) / step_seconds_;
+  const double step_seconds = clock_.step_seconds();
+  const double rate = steps * static_cast<double>(plan_.global_batch()) / step_seconds;
   const double stall = loader_.stall_time().count();
   const LossWindow& window = state_.losses;
   const auto mean = [&](double sum) { return window.count > 0 ? sum / static_cast<double>(window.count) : NAN; };
@@ -211,23 +269,26 @@ void TrainingLoop::report() {
                           {"images_per_second", rate},
                           {"loader_stall_seconds", stall - reported_stall_},
                           {"seconds", elapsed}};
+    row.update(ranks);
     if (in_.config.objective.loss != LossType::simple) row["loss_vlb"] = mean(window.bound);
     for (std::size_t q = 0; q < LossWindow::kQuartiles; ++q)  // null where no noise level fell into a quartile
       row[fmt::format("loss_q{}", q)] = window.quartile_sums[q] / window.quartile_weights[q];
     metrics_->write(row);
-    double left = static_cast<double>(in_.config.train.steps - state_.progress.step) / steps * step_seconds_;
+    double left = static_cast<double>(in_.config.train.steps - state_.progress.step) / steps * step_seconds;
     if (in_.config.train.max_minutes > 0) left = std::min(left, in_.config.train.max_minutes * 60 - elapsed);
     progress_->show({state_.progress.step, in_.config.train.steps, loss, rate, 1.0 / (1.0 - decay), left});
   }
   state_.losses = {};
-  step_seconds_ = 0;
+  clock_.restart();
   reported_step_ = state_.progress.step;
   reported_stall_ = stall;
+  clock_.leave();
 }
 
 void TrainingLoop::evaluate() {
   if (in_.heldout == nullptr) return;
   in_.world.enter(comm::Phase::evaluation, kLongWork);
+  clock_.enter(Activity::evaluation);
   const auto begun = Clock::now();
   const HeldoutLoss heldout =
       evaluate_heldout(predictor(), in_.config, process_, *in_.heldout, in_.world.control(), in_.device);
@@ -247,6 +308,7 @@ void TrainingLoop::evaluate() {
 
 void TrainingLoop::sample() {
   in_.world.enter(comm::Phase::sampling, kLongWork);
+  clock_.enter(Activity::sampling);
   const auto begun = Clock::now();
   const at::Tensor images = sample_images(predictor(), in_.config, in_.train.shape(), in_.world.control(), in_.device);
   if (!metrics_) return;
@@ -259,6 +321,7 @@ void TrainingLoop::sample() {
 
 void TrainingLoop::checkpoint() {
   in_.world.enter(comm::Phase::checkpoint, kLongWork);
+  clock_.enter(Activity::checkpoint);
   require_same_on_all_ranks(
       in_.world.control(), hash_of_state(state_), "weights, Adam or EMA",
       "the ranks have drifted apart, by a fault of memory, processor or network; start again from the last checkpoint");
@@ -273,6 +336,7 @@ void TrainingLoop::checkpoint() {
 
 void TrainingLoop::snapshot() {
   in_.world.enter(comm::Phase::checkpoint, kLongWork);
+  clock_.enter(Activity::snapshot);
   if (metrics_) save_snapshot(paths_.snapshots(), state_, in_.origin);
   in_.world.control().barrier().wait(kLongWork);  // writing may take longer than a collective
 }

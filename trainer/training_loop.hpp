@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <span>
 #include <string>
@@ -24,8 +25,11 @@
 #include "trainer/optimize/slice_plan.hpp"
 #include "trainer/run_folder.hpp"
 #include "trainer/step_losses.hpp"
+#include "trainer/telemetry/activity_clock.hpp"
 #include "trainer/telemetry/metrics_log.hpp"
 #include "trainer/telemetry/progress_line.hpp"
+#include "trainer/telemetry/stragglers.hpp"
+#include "trainer/telemetry/trace_recorder.hpp"
 #include "trainer/train.hpp"
 
 namespace perrin::trainer {
@@ -42,6 +46,7 @@ class TrainingLoop {
     const data::Dataset* heldout;  ///< null: no held-out loss
     at::Device device;
     void* compute_stream;  ///< cudaStream_t of the backward pass; null on the CPU
+    std::optional<TraceSteps> trace;
   };
 
   /// @param state at the step to go on from
@@ -66,10 +71,13 @@ class TrainingLoop {
   void accept(const StepLosses& losses);
   void skip(double loss);
 
+  void trace_begins_or_ends();
   bool last_step() const;
   /// True at multiples of `every` (0: none) and at the run's last step.
   bool due(std::int64_t every) const;
   void report();
+  /// How the ranks spend their time, for the row of metrics; says which have become slow. Collective.
+  nlohmann::json report_ranks();
   void evaluate();
   void sample();
   void checkpoint();
@@ -91,6 +99,8 @@ class TrainingLoop {
   std::vector<Slice> slices_;  // of this rank, in each global batch
   GradientReducer reducer_;
   AdamEma optimizer_;
+  ActivityClock clock_;  // evaluation, samples and checkpoints are not training and do not count as step
+  std::optional<TraceRecorder> trace_;
   data::BatchLoader loader_;
   std::optional<MetricsLog> metrics_;     // rank 0
   std::optional<ProgressLine> progress_;  // rank 0
@@ -99,8 +109,7 @@ class TrainingLoop {
   std::int64_t skipped_in_a_row_ = 0;
   UpdateOutcome last_update_;
   Clock::time_point started_ = Clock::now();
-  // Since the last report; evaluation, samples and checkpoints are not training and do not count.
-  double step_seconds_ = 0;
+  StragglerWatch stragglers_;
   std::int64_t reported_step_;
   double reported_stall_ = 0;
 };

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <string_view>
 
+#include "launch/commands/bench_overlap.hpp"
 #include "launch/commands/command.hpp"
 #include "launch/device.hpp"
 #include "launch/device_options.hpp"
@@ -165,8 +166,9 @@ Command bench_command(CLI::App& program) {
   CLI::App* comm = app->add_subcommand("comm", "Bandwidth of the collectives among the ranks");
   app->require_subcommand(1);
   app->footer(
-      "Example:\n"
-      "  mpirun -np 2 perrin bench comm\n");
+      "Examples:\n"
+      "  mpirun -np 2 perrin bench comm\n"
+      "  mpirun -np 2 perrin bench overlap\n");
   const auto arguments = std::make_shared<BenchArguments>();
   comm->add_option("--sizes", arguments->sizes, "Bytes of the larger buffer of a rank")
       ->type_name("SIZE,...")
@@ -185,7 +187,10 @@ Command bench_command(CLI::App& program) {
       "\n"
       "Example:\n"
       "  mpirun -np 2 perrin bench comm --sizes 1MB,143MB --ops all_reduce\n");
-  return {app, [arguments](Session& session) { return bench_comm(*arguments, session); }};
+  const auto bench_overlap = add_bench_overlap(*app);
+  return {app, [arguments, comm, bench_overlap](Session& session) {
+            return comm->parsed() ? bench_comm(*arguments, session) : bench_overlap(session);
+          }};
 }
 
 }  // namespace perrin::launch

@@ -13,6 +13,7 @@
 #include "data/manifest.hpp"
 #include "launch/commands/command.hpp"
 #include "launch/commands/dry_run.hpp"
+#include "launch/commands/trace_option.hpp"
 #include "launch/config/check.hpp"
 #include "launch/config/key_table.hpp"
 #include "launch/config/nearest_name.hpp"
@@ -39,6 +40,7 @@ struct TrainArguments {
   std::filesystem::path config;
   std::vector<Override> overrides;
   bool dry_run = false;
+  std::string trace;
 };
 
 /// Everything that can be refused by looking, before a rank waits for another or a file is made.
@@ -47,7 +49,8 @@ class Preflight {
   Preflight(const TrainArguments& arguments, int ranks)
       : file_(arguments.config.string()),
         overrides_(arguments.overrides),
-        config_(read_config(arguments.config, arguments.overrides)) {
+        config_(read_config(arguments.config, arguments.overrides)),
+        trace_(read_trace_steps(arguments.trace, config_.train.steps)) {
     check_ranks(config_, ranks, places());
     compare_with_stored_run();
     look_at_datasets();
@@ -59,6 +62,7 @@ class Preflight {
   }
 
   const trainer::Config& config() const { return config_; }
+  const std::optional<trainer::TraceSteps>& trace() const { return trace_; }
   /// Where the value of a key is from: the command line, or the file.
   std::string place_of(std::string_view key) const {
     const auto names_key = [&](const Override& given) { return given.name.starts_with(key); };
@@ -141,6 +145,7 @@ class Preflight {
   std::string file_;
   std::vector<Override> overrides_;
   trainer::Config config_;
+  std::optional<trainer::TraceSteps> trace_;
   data::Manifest manifest_;
   trainer::Estimate estimate_;
   std::string warning_;
@@ -177,7 +182,7 @@ ExitCode train(const TrainArguments& arguments, Session& session) {
                threads, threads == 1 ? "" : "s", versions(", "));
 
   if (world.is_root() && !preflight.warning().empty()) spdlog::warn("{}", preflight.warning());
-  const trainer::TrainOutcome outcome = trainer::train(config, resolved_toml(config), world, device);
+  const trainer::TrainOutcome outcome = trainer::train(config, resolved_toml(config), world, device, preflight.trace());
   const bool finished = outcome.reason == trainer::StopReason::finished;
   if (world.is_root()) {
     spdlog::info("{} at step {} of {}; checkpoint {}", finished ? "finished" : "train.max_minutes are over",
@@ -192,7 +197,7 @@ void refuse_unknown(const std::vector<std::string>& arguments) {
   if (arguments.empty()) return;
   std::string message = "train does not understand '" + arguments.front() + "'";
   if (arguments.front().starts_with("--")) {
-    std::vector<std::string> names = {"dry-run", "help"};
+    std::vector<std::string> names = {"dry-run", "trace", "help"};
     for (const Key& key : key_table()) names.push_back(key.name);
     const std::string name = arguments.front().substr(2, arguments.front().find('=') - 2);
     const std::string nearest = nearest_name(name, names);
@@ -214,13 +219,16 @@ Command train_command(CLI::App& program, const std::vector<Override>& overrides)
       ->type_name("FILE");
   app->add_flag("--dry-run", arguments->dry_run,
                 "Print the resolved configuration and what the run will need; start nothing");
+  app->add_option("--trace", arguments->trace, "Write a timeline of these steps to RUN/trace; docs/tracing.md")
+      ->type_name("steps=FIRST-LAST");
   app->allow_extras();
   app->footer(
       "Any key may be overridden: --section.key=value. The same command goes on with the run in run.directory.\n"
       "\n"
       "Examples:\n"
       "  perrin train configs/quickstart.toml --dry-run\n"
-      "  mpirun -np 2 perrin train configs/quickstart.toml --train.steps=2000 --ema.decays=[0.99,0.999]\n");
+      "  mpirun -np 2 perrin train configs/quickstart.toml --train.steps=2000 --ema.decays=[0.99,0.999]\n"
+      "  mpirun -np 2 perrin train configs/quickstart.toml --trace steps=100-102\n");
   return {app, [arguments, app](Session& session) {
             refuse_unknown(app->remaining());
             return train(*arguments, session);

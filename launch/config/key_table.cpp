@@ -463,6 +463,10 @@ void add_distributed(std::vector<Key>& keys) {
                        "Most MiB of gradients in one all-reduce.")
                      .in({.least = 0, .most = 65536, .above_least = true})
                      .changeable());
+  keys.push_back(Entry("distributed.overlap", &Config::distributed, &DistributedConfig::overlap,
+                       "Sum gradients while backward goes on; false: after it, to measure what overlap is worth. The "
+                       "result is the same.")
+                     .changeable());
   keys.push_back(Entry("distributed.timeout_seconds", &Config::distributed, &DistributedConfig::timeout_seconds,
                        "Seconds that a rank waits for the others in one operation before it gives up.")
                      .in({.least = 0, .most = 86400, .above_least = true})

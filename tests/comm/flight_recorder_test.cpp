@@ -58,6 +58,36 @@ class FlightRecords : public testing::Test {
   int track_ = 0;
 };
 
+TEST_F(FlightRecords, KeepWhatEndsForATimelineWhileTheyAreAsked) {
+  const auto flight = recorder();
+  complete(*flight, 1);
+  flight->keep_finished(true);
+  for (std::uint64_t sequence = 2; sequence <= kFlightSlots + 10; ++sequence) complete(*flight, sequence);
+  const FlightRecorder::Finished finished = flight->take_finished();
+  ASSERT_EQ(finished.collectives.size(), kFlightSlots + 9);  // more than the ring holds
+  EXPECT_EQ(finished.collectives.front().sequence, 2U);
+  EXPECT_EQ(finished.collectives.back().sequence, kFlightSlots + 10);
+  EXPECT_GT(finished.collectives.back().ended_ns, 0);
+  EXPECT_EQ(flight->track_name(finished.collectives.back().track), "gradients");
+  EXPECT_EQ(finished.missed, 0U);
+  flight->keep_finished(false);
+  complete(*flight, kFlightSlots + 11);
+  EXPECT_THAT(flight->take_finished().collectives, IsEmpty());
+}
+
+TEST_F(FlightRecords, CountTheEndsThatATimelineMisses) {
+  const auto flight = recorder();
+  flight->keep_finished(true);
+  std::vector<std::uint64_t> tickets;
+  for (std::uint64_t sequence = 1; sequence <= kFlightSlots + 3; ++sequence)
+    tickets.push_back(flight->enqueued(track(), sequence, kBucket));
+  for (std::uint64_t sequence = 1; sequence <= tickets.size(); ++sequence)
+    flight->completed(track(), sequence, tickets[sequence - 1]);
+  const FlightRecorder::Finished finished = flight->take_finished();
+  EXPECT_EQ(finished.collectives.size(), kFlightSlots);
+  EXPECT_EQ(finished.missed, 3U);
+}
+
 TEST_F(FlightRecords, HoldWhatWasSubmittedStartedAndCompleted) {
   const auto flight = recorder();
   complete(*flight, 1);

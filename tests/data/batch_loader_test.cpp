@@ -1,9 +1,13 @@
 #include "data/batch_loader.hpp"
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <memory>
+#include <mutex>
 #include <set>
 #include <thread>
+#include <vector>
 
 #include "data/prepare.hpp"
 #include "tests/data/support.hpp"
@@ -102,6 +106,26 @@ TEST_F(Loader, AnyNumberOfRanksSeesTheSameGlobalBatchesAndEverySampleOncePerEpoc
       EXPECT_EQ(samples.size(), kImages);
     }
   }
+}
+
+TEST_F(Loader, TellsWhenItReadWhat) {
+  std::mutex mutex;
+  std::vector<Slice> told;
+  BatchLoaderOptions options;
+  options.threads = 2;
+  options.on_read = [&](const Slice& slice, auto begun, auto ended) {
+    const std::lock_guard lock(mutex);
+    EXPECT_LE(begun, ended);
+    EXPECT_LE(ended, std::chrono::steady_clock::now());
+    told.push_back(slice);
+  };
+  {
+    BatchLoader loader(dataset_, order_, slices_from(0, 5), options);
+    for (int i = 0; i < 6; ++i) loader.next();
+  }
+  std::sort(told.begin(), told.end(), [](const Slice& a, const Slice& b) { return a.position < b.position; });
+  ASSERT_GE(told.size(), 6U);
+  for (std::uint64_t i = 0; i < told.size(); ++i) EXPECT_EQ(told[i], (Slice{5 * i, 5}));
 }
 
 TEST_F(Loader, StepsMayHaveSeveralSlicesOrNone) {

@@ -194,6 +194,7 @@ TEST(Resume, EveryKeyIsEitherFreeOrRefusedWithBothValues) {
                                       "distributed.share_gpu",
                                       "distributed.threads",
                                       "distributed.bucket_mib",
+                                      "distributed.overlap",
                                       "distributed.timeout_seconds",
                                       "distributed.check_collectives"};
   for (const Key& key : key_table()) {

@@ -10,6 +10,7 @@
 #include "comm/comm_error.hpp"
 #include "data/data_error.hpp"
 #include "launch/commands/dry_run.hpp"
+#include "launch/commands/trace_option.hpp"
 #include "launch/config/config_error.hpp"
 #include "launch/config/read.hpp"
 #include "launch/cpu_share.hpp"
@@ -30,6 +31,32 @@ using testing::HasSubstr;
 template <class Exception>
 Failure failure_of(const Exception& exception) {
   return describe_failure(std::make_exception_ptr(exception));
+}
+
+TEST(TraceOption, NamesOneStepOrARange) {
+  EXPECT_FALSE(read_trace_steps("", 20));
+  EXPECT_EQ(read_trace_steps("steps=10-12", 20)->first, 10);
+  EXPECT_EQ(read_trace_steps("steps=10-12", 20)->last, 12);
+  EXPECT_EQ(read_trace_steps("steps=20", 20)->first, 20);
+  EXPECT_EQ(read_trace_steps("steps=20", 20)->last, 20);
+}
+
+TEST(TraceOption, RefusesWhatIsNoRangeOfTheRun) {
+  const auto refusal = [](const std::string& text) -> std::string {
+    try {
+      (void)read_trace_steps(text, 5000);
+    } catch (const UsageError& error) {
+      return error.what();
+    }
+    return "accepted";
+  };
+  for (const char* text : {"10-12", "steps=", "steps=a-b", "steps=1-", "steps=-3", "steps=1-2-3", "steps=1.5",
+                           "steps=99999999999999999999"})
+    EXPECT_THAT(refusal(text), HasSubstr("as in --trace steps=10-12")) << text;
+  EXPECT_THAT(refusal("steps=0-3"), HasSubstr("count from 1"));
+  EXPECT_THAT(refusal("steps=12-10"), HasSubstr("the last step is before the first"));
+  EXPECT_THAT(refusal("steps=4999-5001"), HasSubstr("ends at step 5000"));
+  EXPECT_THAT(refusal("steps=1-1001"), HasSubstr("1000 steps at most"));
 }
 
 TEST(ExitCodes, AreDistinctAndLeaveTheNumbersOfSignalsAlone) {

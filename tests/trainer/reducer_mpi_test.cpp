@@ -148,6 +148,20 @@ TEST(Reducer, SendsTheLastLayersWhileBackwardIsStillAtTheFirst) {
   EXPECT_EQ(gradients.submitted(), 4);
 }
 
+TEST(Reducer, WithoutOverlapSendsTheSameAfterBackward) {
+  comm::World& world = test::world();
+  ParameterArena arena(parameters(), 0, 3, at::kCPU);
+  CountingCommunicator gradients(world.gradients());
+  GradientReducer reducer(arena, gradients, world.control(), kTinyBucket, nullptr, Reduction::fast, /*overlap=*/false);
+  const Slice slice = SlicePlan(kBatch, world.size(), 0).slices_of(world.rank())[0];
+  reducer.backward(loss_of(arena, slice.offset, slice.count), /*slice=*/0, /*slices=*/1);
+  EXPECT_EQ(gradients.submitted(), 0);
+  reducer.finish();
+  EXPECT_EQ(gradients.submitted(), 4);
+  const at::Tensor expected = reference_gradient();
+  EXPECT_LT((arena.gradients() - expected).norm().item<double>(), 1e-6 * expected.norm().item<double>());
+}
+
 TEST(Reducer, LaysBucketsOutAlikeOnAllRanks) {
   comm::World& world = test::world();
   ParameterArena arena(parameters(), 0, 3, at::kCPU);

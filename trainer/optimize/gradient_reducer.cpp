@@ -49,13 +49,14 @@ std::vector<Bucket> cut_buckets(const ParameterLayout& layout, std::int64_t cap_
 }
 
 GradientReducer::GradientReducer(ParameterArena& arena, comm::Communicator& communicator, comm::Communicator& control,
-                                 std::int64_t bucket_bytes, void* compute_stream, Reduction reduction)
+                                 std::int64_t bucket_bytes, void* compute_stream, Reduction reduction, bool overlap)
     : arena_(arena),
       communicator_(communicator),
       compute_stream_(compute_stream),
       buckets_(cut_buckets(arena.layout(), bucket_bytes)),
       layout_hash_(data::sha256_hex(describe(arena.layout(), buckets_))),
-      reduction_(reduction) {
+      reduction_(reduction),
+      overlap_(overlap) {
   const auto ranks = static_cast<std::uint64_t>(communicator.size());
   if (reduction == Reduction::reproducible && !std::has_single_bit(ranks))
     throw std::invalid_argument("reproducible reduction needs a power of two of ranks, not " + std::to_string(ranks));
@@ -109,7 +110,7 @@ void GradientReducer::on_gradient(std::size_t range) {
   fresh.reset();
   arrived_[range] = true;
   --missing_[bucket_of_range_[range]];
-  if (slice_ + 1 == slices_) launch_full_buckets();
+  if (last_slice() && overlap_) launch_full_buckets();
 }
 
 void GradientReducer::add_in_tree(std::size_t range, const at::Tensor& fresh) {
@@ -119,7 +120,7 @@ void GradientReducer::add_in_tree(std::size_t range, const at::Tensor& fresh) {
   std::size_t level = 0;
   for (std::size_t carry = slice_; (carry & 1) != 0; carry >>= 1, ++level)
     sum = arena_.layout().view(partial_sums_[level], place) + sum;
-  if (slice_ + 1 == slices_) {
+  if (last_slice()) {
     gradient_views_[range].copy_(sum);
     return;
   }
@@ -165,6 +166,7 @@ comm::Work GradientReducer::gather_sum(std::size_t bucket) {
 
 void GradientReducer::finish() {
   const at::NoGradGuard no_grad;
+  if (!overlap_) launch_full_buckets();
   // The host waits, with the communicator's deadline: the clipping that follows needs the norm on the host anyway.
   if (reduction_ == Reduction::reproducible) {
     for (std::size_t b = 0; b < works_.size(); ++b) {

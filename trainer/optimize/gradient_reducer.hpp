@@ -42,11 +42,13 @@ class GradientReducer {
   /// Compares layout and buckets over `control` first.
   /// @param bucket_bytes cap of one bucket
   /// @param compute_stream stream on which backward runs (a cudaStream_t), null on the CPU
+  /// @param overlap        false: buckets leave in finish(); for measuring what overlap is worth
   /// @throws comm::CommError naming the ranks whose parameters differ from rank 0's; std::invalid_argument when ranks
   /// are
   ///         no power of two and the reduction is reproducible
   GradientReducer(ParameterArena& arena, comm::Communicator& communicator, comm::Communicator& control,
-                  std::int64_t bucket_bytes, void* compute_stream, Reduction reduction = Reduction::fast);
+                  std::int64_t bucket_bytes, void* compute_stream, Reduction reduction = Reduction::fast,
+                  bool overlap = true);
   GradientReducer(const GradientReducer&) = delete;
   GradientReducer& operator=(const GradientReducer&) = delete;
   ~GradientReducer();
@@ -65,6 +67,7 @@ class GradientReducer {
   const std::string& layout_hash() const { return layout_hash_; }
 
  private:
+  bool last_slice() const { return slice_ + 1 == slices_; }
   void on_gradient(std::size_t range);
   /// Moves the gradient of slice_ into the tree of the slices before it; the last one completes the arena's.
   void add_in_tree(std::size_t range, const at::Tensor& fresh);
@@ -90,6 +93,7 @@ class GradientReducer {
   std::vector<comm::Work> works_;
 
   Reduction reduction_;
+  bool overlap_;
   std::vector<at::Tensor> partial_sums_;  // flat, one for each level of the tree below its root; reproducible only
   struct Exchange {
     at::Tensor padded;  // the bucket, with zeros up to a multiple of the ranks

@@ -1,0 +1,351 @@
+#include "launch/commands/bench_overlap.hpp"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <filesystem>
+#include <limits>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <span>
+#include <vector>
+
+#include "launch/config/read.hpp"
+#include "launch/device.hpp"
+#include "launch/usage_error.hpp"
+#include "launch/world_options.hpp"
+#include "trainer/diffusion/level_sampler.hpp"
+#include "trainer/diffusion/objective.hpp"
+#include "trainer/model/unet.hpp"
+#include "trainer/optimize/adam_ema.hpp"
+#include "trainer/optimize/gradient_reducer.hpp"
+#include "trainer/optimize/slice_plan.hpp"
+#include "trainer/random/keyed_noise.hpp"
+#include "trainer/step_losses.hpp"
+#include "trainer/telemetry/activity_clock.hpp"
+#include "trainer/telemetry/rank_trace.hpp"
+#include "trainer/telemetry/timeline_files.hpp"
+
+namespace perrin::launch {
+namespace {
+
+struct OverlapArguments {
+  std::filesystem::path config;
+  std::string image = "1x28x28";
+  int rounds = 10;
+  double wire_share = 0.5;
+  double bandwidth = 0;
+  double latency = 0;
+  bool json = false;
+  std::filesystem::path trace;
+};
+
+/// The network of configs/quickstart.toml, in buckets small enough for several of them; twice its batch makes the times
+/// of a step long beside those of a busy scheduler.
+trainer::Config small_network() {
+  trainer::Config config;
+  config.model.block_out_channels = {16, 32, 64};
+  config.model.layers_per_block = 1;
+  config.model.attention_resolutions = {7};
+  config.model.norm_num_groups = 8;
+  config.train.batch_size = 64;
+  config.distributed.bucket_mib = 0.125;
+  return config;
+}
+
+data::ImageShape image_shape(const std::string& text) {
+  unsigned channels = 0, height = 0, width = 0;
+  char end = 0;
+  if (std::sscanf(text.c_str(), "%ux%ux%u%c", &channels, &height, &width, &end) != 3 || channels * height * width == 0)
+    throw UsageError("--image is channels x height x width, like 3x32x32, not '" + text + "'");
+  return {channels, height, width};
+}
+
+/// What is measured of one step, in seconds; the mean over the ranks.
+struct Figures {
+  double step = 0, backward = 0, bucket = 0, hidden = 0, waiting = 0;
+};
+
+double median(std::vector<double> values) {
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+Figures medians(const std::vector<Figures>& steps) {
+  const auto of = [&](double Figures::*figure) {
+    std::vector<double> values;
+    for (const Figures& step : steps) values.push_back(step.*figure);
+    return median(values);
+  };
+  return {of(&Figures::step), of(&Figures::backward), of(&Figures::bucket), of(&Figures::hidden),
+          of(&Figures::waiting)};
+}
+
+/// The step of a training over images made up.
+class TrainingSteps {
+ public:
+  TrainingSteps(const trainer::Config& config, const data::ImageShape& shape, comm::World& world)
+      : config_(config),
+        shape_(shape),
+        world_(world),
+        network_(trainer::with_output_channels(config.model, shape, config.diffusion.variance_type)),
+        process_(trainer::NoiseSchedule(config.diffusion)),
+        objective_(config, process_),
+        level_sampler_(config, process_.schedule()),
+        history_(config.objective.timesteps == trainer::TimestepSampling::importance ? config.diffusion.timesteps : 0),
+        arena_(trainer::unet_parameters(network_, shape), config.ema.decays.size() + config.ema.power_sigmas.size(),
+               config.run.seed, at::kCPU),
+        model_(network_, shape, arena_.trainable(), arena_.layout().memory_format()),
+        plan_(config, world.size()),
+        slices_(plan_.slices_of(world.rank())),
+        optimizer_(config.optimizer, config.ema, config.train.steps) {}
+
+  /// @param number  from 1
+  /// @param clock   learns what the time is spent on
+  void step(std::int64_t number, comm::Communicator& gradients, bool overlap, trainer::ActivityClock& clock) {
+    trainer::GradientReducer reducer(arena_, gradients, world_.control(),
+                                     static_cast<std::int64_t>(config_.distributed.bucket_mib * 1024 * 1024),
+                                     /*compute_stream=*/nullptr, config_.distributed.reduction, overlap);
+    buckets_ = reducer.buckets().size();
+    trainer::StepLosses losses(plan_.global_batch(), /*keep_each=*/false);
+    world_.control().barrier().wait();
+    clock.begin_step(number);
+    for (std::size_t i = 0; i < slices_.size(); ++i) {
+      clock.enter(trainer::Activity::forward);
+      std::vector<std::uint64_t> positions(static_cast<std::size_t>(slices_[i].count));
+      std::iota(positions.begin(), positions.end(), static_cast<std::uint64_t>(slices_[i].offset));
+      const trainer::LevelDraw draw = level_sampler_.draw(positions, /*first=*/0, history_);
+      const trainer::Network network = [&](const at::Tensor& x, const at::Tensor& condition) {
+        return model_(x, condition, {.positions = positions, .seed = config_.run.seed, .training = true});
+      };
+      const trainer::ObjectiveTerms terms =
+          objective_.terms(network, normals(trainer::Purpose::sampling_start, positions),
+                           normals(trainer::Purpose::noise, positions), draw.levels);
+      const at::Tensor loss = terms.loss.sum() / plan_.global_batch();
+      clock.enter(trainer::Activity::backward);
+      reducer.backward(loss, i, slices_.size());
+      clock.enter(trainer::Activity::losses);
+      losses.add(terms, draw, slices_[i].offset);
+    }
+    clock.enter(trainer::Activity::agreement);
+    losses.add_up(world_.control());
+    clock.enter(trainer::Activity::buckets);
+    reducer.finish();
+    clock.enter(trainer::Activity::optimizer);
+    optimizer_.update(arena_, updates_, updates_);
+    ++updates_;
+    clock.leave();
+  }
+
+  std::int64_t parameters() const { return arena_.layout().numel(); }
+  std::size_t gradient_bytes() const { return static_cast<std::size_t>(arena_.layout().size()) * sizeof(float); }
+  std::size_t buckets() const { return buckets_; }
+
+ private:
+  at::Tensor normals(trainer::Purpose purpose, std::span<const std::uint64_t> positions) const {
+    return trainer::keyed_normal({.seed = config_.run.seed, .purpose = purpose}, positions,
+                                 {shape_.channels, shape_.height, shape_.width});
+  }
+
+  const trainer::Config& config_;
+  data::ImageShape shape_;
+  comm::World& world_;
+  trainer::ModelConfig network_;
+  trainer::DiffusionProcess process_;
+  trainer::Objective objective_;
+  trainer::LevelSampler level_sampler_;
+  trainer::LossHistory history_;
+  trainer::ParameterArena arena_;
+  trainer::UNet model_;
+  trainer::SlicePlan plan_;
+  std::vector<trainer::Slice> slices_;
+  trainer::AdamEma optimizer_;
+  std::int64_t updates_ = 0;
+  std::size_t buckets_ = 0;
+};
+
+/// Seconds of backward without a wire in the way: the shortest of some, since what else the machine does only makes it
+/// longer; the mean over the ranks.
+double backward_seconds(TrainingSteps& steps, comm::World& world) {
+  constexpr int kSteps = 10;
+  double shortest = std::numeric_limits<double>::infinity();
+  for (int i = 0; i < kSteps; ++i) {
+    trainer::ActivityClock clock;
+    steps.step(1, world.gradients(), /*overlap=*/false, clock);
+    shortest = std::min(shortest, clock.seconds(trainer::Activity::backward));
+  }
+  return world.control().all_reduce_value(shortest, comm::ReduceOp::sum) / world.size();
+}
+
+/// Odd steps with overlap, even ones without, so that both meet the same load of the machine.
+trainer::RankTrace measure(TrainingSteps& steps, int rounds, comm::World& world, comm::Communicator& gradients,
+                           comm::FlightRecorder& recorder) {
+  trainer::RankTrace trace{.rank = world.rank(),
+                           .host = world.host_name(),
+                           .time = trainer::common_time_base(world.control()),
+                           .activities = {},
+                           .collectives = {},
+                           .reads = {}};
+  trainer::ActivityClock clock;
+  recorder.keep_finished(true);
+  clock.keep_spans(true);
+  for (int step = 1; step <= 2 * rounds; ++step) steps.step(step, gradients, /*overlap=*/step % 2 == 1, clock);
+  const comm::FlightRecorder::Finished finished = recorder.take_finished();
+  trace.activities = clock.take_spans();
+  trace.collectives = trainer::collective_spans(finished, recorder);
+  trace.missed_collectives = finished.missed;
+  return trace;
+}
+
+/// Of every step. Collective.
+std::vector<Figures> figures_of(const trainer::RankTrace& trace, comm::World& world) {
+  std::vector<Figures> figures;
+  for (const trainer::StepOverlap& overlap : trainer::overlap_of_steps(trace)) {
+    double waiting = 0;
+    for (const trainer::ActivitySpan& span : trace.activities)
+      if (span.step == overlap.step && span.activity == trainer::Activity::buckets)
+        waiting += 1e-9 * static_cast<double>(span.ended_ns - span.begun_ns);
+    std::array values = {overlap.step_seconds, overlap.backward, overlap.bucket, overlap.hidden, waiting};
+    world.control().all_reduce(std::span<double>(values), comm::ReduceOp::sum).wait();
+    for (double& value : values) value /= world.size();
+    figures.push_back({values[0], values[1], values[2], values[3], values[4]});
+  }
+  return figures;
+}
+
+struct Outcome {
+  Figures on, off;
+  double saved = 0;  ///< by overlap, of a step; median over the rounds
+
+  explicit Outcome(const std::vector<Figures>& steps) {
+    std::vector<Figures> with, without;
+    std::vector<double> differences;
+    for (std::size_t i = 0; i + 1 < steps.size(); i += 2) {
+      with.push_back(steps[i]);
+      without.push_back(steps[i + 1]);
+      differences.push_back(steps[i + 1].step - steps[i].step);
+    }
+    on = medians(with);
+    off = medians(without);
+    saved = median(differences);
+  }
+};
+
+void print_json(const Outcome& outcome, const nlohmann::ordered_json& setting) {
+  for (const bool overlap : {true, false}) {
+    const Figures& figures = overlap ? outcome.on : outcome.off;
+    nlohmann::ordered_json line = setting;
+    line.update({{"overlap", overlap},
+                 {"step_seconds", figures.step},
+                 {"backward_seconds", figures.backward},
+                 {"bucket_seconds", figures.bucket},
+                 {"hidden_seconds", figures.hidden},
+                 {"hidden_share", figures.hidden / figures.bucket},
+                 {"exposed_seconds", figures.bucket - figures.hidden},
+                 {"waiting_seconds", figures.waiting}});
+    if (overlap) line["saved_seconds"] = outcome.saved;
+    fmt::print("{}\n", line.dump());
+  }
+}
+
+void print_table(const Outcome& outcome) {
+  fmt::print("{:<10}{:>10}{:>14}{:>12}{:>18}{:>14}{:>14}\n", "overlap", "step ms", "backward ms", "bucket ms",
+             "under backward", "exposed ms", "waiting ms");
+  for (const bool overlap : {true, false}) {
+    const Figures& figures = overlap ? outcome.on : outcome.off;
+    fmt::print("{:<10}{:>10.1f}{:>14.1f}{:>12.1f}{:>16.0f} %{:>14.1f}{:>14.1f}\n", overlap ? "on" : "off",
+               figures.step * 1e3, figures.backward * 1e3, figures.bucket * 1e3, 100 * figures.hidden / figures.bucket,
+               (figures.bucket - figures.hidden) * 1e3, figures.waiting * 1e3);
+  }
+  fmt::print("overlap makes the step {:.1f} ms shorter ({:.0f} %); {:.1f} ms of communication lie under backward\n",
+             outcome.saved * 1e3, 100 * outcome.saved / outcome.off.step, outcome.on.hidden * 1e3);
+}
+
+ExitCode bench_overlap(const OverlapArguments& arguments, Session& session) {
+  trainer::Config config = arguments.config.empty() ? small_network() : read_config(arguments.config);
+  config.distributed.device = comm::DeviceChoice::cpu;  // the wire is simulated between host memories
+  const data::ImageShape shape = image_shape(arguments.image);
+  if (session.size() < 2)
+    throw UsageError("one rank sends no gradients; start it as `mpirun -np 2 perrin bench overlap`");
+
+  const comm::WorldOptions options = world_options(config.distributed, /*require_all_slurm_tasks=*/true);
+  comm::World& world = session.start_world(options);
+  bind_device(config.distributed, world);
+  TrainingSteps steps(config, shape, world);
+  const double backward = backward_seconds(steps, world);
+
+  const auto recorder = std::make_shared<comm::FlightRecorder>();
+  comm::CommunicatorOptions wired = options.communicator;
+  wired.flight = {recorder, recorder->add_track("gradients")};
+  wired.wire.latency = std::chrono::nanoseconds(static_cast<std::int64_t>(arguments.latency * 1e3));
+  wired.wire.bytes_per_second = arguments.bandwidth > 0
+                                    ? arguments.bandwidth * 1e6
+                                    : static_cast<double>(steps.gradient_bytes()) / (arguments.wire_share * backward);
+  const auto gradients = world.make_communicator(wired);
+  const trainer::RankTrace trace = measure(steps, arguments.rounds, world, *gradients, *recorder);
+  const Outcome outcome(figures_of(trace, world));
+
+  if (world.is_root() && arguments.json) {
+    print_json(outcome, {{"ranks", world.size()},
+                         {"parameters", steps.parameters()},
+                         {"buckets", steps.buckets()},
+                         {"wire_bytes_per_second", wired.wire.bytes_per_second},
+                         {"wire_latency_seconds", arguments.latency * 1e-6},
+                         {"rounds", arguments.rounds}});
+  } else if (world.is_root()) {
+    fmt::print("{} ranks, {} parameters in {} buckets, a simulated wire of {:.1f} MB/s and {:g} us, {} rounds\n",
+               world.size(), steps.parameters(), steps.buckets(), wired.wire.bytes_per_second / 1e6, arguments.latency,
+               arguments.rounds);
+    print_table(outcome);
+  }
+  if (!arguments.trace.empty()) trainer::write_timeline(arguments.trace, {1, 2 * arguments.rounds}, trace, world);
+  return ExitCode::ok;
+}
+
+}  // namespace
+
+std::function<ExitCode(Session&)> add_bench_overlap(CLI::App& bench) {
+  CLI::App* app =
+      bench.add_subcommand("overlap", "Training steps over a simulated slow wire, with and without overlap");
+  const auto arguments = std::make_shared<OverlapArguments>();
+  app->add_option("CONFIG", arguments->config,
+                  "TOML file whose network, batch and buckets are measured (default: the quickstart's network)")
+      ->type_name("FILE");
+  app->add_option("--image", arguments->image, "Shape of the images, which are made up")
+      ->type_name("CxHxW")
+      ->capture_default_str();
+  app->add_option("--rounds", arguments->rounds, "Rounds of one step with overlap and one without; medians count")
+      ->check(CLI::Range(1, 10'000).description(""))
+      ->type_name("N")
+      ->capture_default_str();
+  auto* share = app->add_option("--wire-share", arguments->wire_share,
+                                "Time of all gradients on the wire, as a share of the backward pass")
+                    ->check(CLI::Range(0.01, 100.0).description(""))
+                    ->type_name("X")
+                    ->capture_default_str();
+  app->add_option("--bandwidth", arguments->bandwidth, "Of the wire in MB/s, instead of --wire-share")
+      ->check(CLI::PositiveNumber.description(""))
+      ->type_name("MB/s")
+      ->excludes(share);
+  app->add_option("--latency", arguments->latency, "Of the wire in microseconds, for each bucket")
+      ->check(CLI::Range(0.0, 1e7).description(""))
+      ->type_name("US")
+      ->capture_default_str();
+  app->add_option("--trace", arguments->trace, "Folder for the timeline: odd steps have overlap, even ones do not")
+      ->type_name("DIR");
+  app->add_flag("--json", arguments->json, "Print JSON, one object a line");
+  app->footer(
+      "Computes on the CPU. A bucket takes at least latency + bytes / bandwidth from its start; bucket time under\n"
+      "backward is hidden, the rest exposed. docs/tracing.md explains the figures.\n"
+      "\n"
+      "Example:\n"
+      "  mpirun -np 2 --bind-to none perrin bench overlap --wire-share 0.5\n");
+  return [arguments](Session& session) { return bench_overlap(*arguments, session); };
+}
+
+}  // namespace perrin::launch

@@ -8,8 +8,9 @@
 
 namespace perrin::comm {
 
-std::optional<int> device_of_rank(int visible_devices, int local_rank) noexcept {
+std::optional<int> device_of_rank(int visible_devices, int local_rank, DeviceSharing sharing) noexcept {
   if (visible_devices == 1) return 0;
+  if (visible_devices > 0 && sharing == DeviceSharing::allowed) return local_rank % visible_devices;
   if (local_rank < visible_devices) return local_rank;
   return std::nullopt;
 }
@@ -24,7 +25,8 @@ std::string describe_shared_devices(const std::vector<std::string>& hosts, const
     return fmt::format(
         "ranks {} on host {} share the GPU {}; NCCL needs one GPU for each rank. Start at most as many ranks per node "
         "as it has "
-        "GPUs, and give Slurm --gpus-per-node, not --gpus-per-task.",
+        "GPUs, and give Slurm --gpus-per-node, not --gpus-per-task. (For a test, not for speed, ranks may share: "
+        "--share-gpu, in a run distributed.share_gpu.)",
         fmt::join(ranks, ", "), device.first, device.second);
   }
   return {};

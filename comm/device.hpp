@@ -25,10 +25,21 @@ void make_device_current(int device);
 /// "CUDA runtime 13.0, driver 13.0, NCCL 2.28.9"; empty in builds without CUDA.
 std::string device_versions();
 
+/// Whether several ranks may have one GPU. They may for tests on a machine with fewer GPUs than ranks: NCCL then takes
+/// every rank for a node of its own and talks through sockets, so that speeds mean nothing.
+enum class DeviceSharing { refused, allowed };
+
+/// Sets the environment from which NCCL 2.28 and 2.29, once before their first call, learn that this rank may share its
+/// GPU. (They compare NCCL_HOSTID and PCI bus id in init.cc; the rest keeps them from looking for a fabric between
+/// "nodes" that are one.)
+/// @param one_node  all ranks are on this node, so that the loopback interface reaches them
+void let_nccl_share_devices(int rank, bool one_node);
+
 /// The device of a rank: the only visible one, else the one numbered like the node-local rank (Slurm binding by task
-/// leaves each task one device, called 0).
+/// leaves each task one device, called 0), where they are shared in turns.
 /// @return nullopt if there is none for this rank
-std::optional<int> device_of_rank(int visible_devices, int local_rank) noexcept;
+std::optional<int> device_of_rank(int visible_devices, int local_rank,
+                                  DeviceSharing sharing = DeviceSharing::refused) noexcept;
 
 /// Names the ranks that share a GPU.
 /// @param hosts, bus_ids  one entry for each rank; an empty bus id is a rank without a device

@@ -2,6 +2,9 @@
 #include <fmt/format.h>
 #include <nccl.h>
 
+#include <cstdlib>
+#include <utility>
+
 #include "comm/comm_error.hpp"
 #include "comm/cuda_handles.hpp"
 #include "comm/device.hpp"
@@ -44,6 +47,17 @@ std::string device_bus_id(int device) {
   char bus_id[32] = {};
   require_cuda(cudaDeviceGetPCIBusId(bus_id, sizeof(bus_id), device), "cudaDeviceGetPCIBusId");
   return bus_id;
+}
+
+void let_nccl_share_devices(int rank, bool one_node) {
+  const std::string host = fmt::format("perrin-rank-{}", rank);
+  const std::pair<const char*, const char*> settings[] = {
+      {"NCCL_HOSTID", host.c_str()}, {"NCCL_NET", "Socket"},
+      {"NCCL_IB_DISABLE", "1"},      {"NCCL_SOCKET_FAMILY", "AF_INET"},
+      {"NCCL_MNNVL_ENABLE", "0"},    {"NCCL_NVLS_ENABLE", "0"},
+      {"NCCL_MAX_CTAS", "2"}};
+  for (const auto& [name, value] : settings) ::setenv(name, value, /*overwrite=*/1);
+  if (one_node) ::setenv("NCCL_SOCKET_IFNAME", "=lo", /*overwrite=*/1);
 }
 
 void make_device_current(int device) { require_cuda(cudaSetDevice(device), "cudaSetDevice"); }

@@ -21,6 +21,8 @@ std::string device_bus_id(int /*device*/) { throw not_built_in(); }
 
 void make_device_current(int /*device*/) { throw not_built_in(); }
 
+void let_nccl_share_devices(int /*rank*/, bool /*one_node*/) { throw not_built_in(); }
+
 std::string device_versions() { return {}; }
 
 std::unique_ptr<Communicator> make_nccl_communicator(Communicator& /*control*/, int /*device*/,

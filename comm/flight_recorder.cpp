@@ -71,6 +71,16 @@ std::string_view name_of(CollectiveKind kind) noexcept {
   return kNames[static_cast<std::size_t>(kind)];
 }
 
+std::string describe(const Collective& collective) {
+  if (collective.kind == CollectiveKind::barrier) return "barrier";
+  std::string text =
+      fmt::format("{} of {} bytes {}", name_of(collective.kind), collective.bytes, name_of(collective.type));
+  if (collective.kind == CollectiveKind::all_reduce || collective.kind == CollectiveKind::reduce_scatter)
+    text += fmt::format(" ({})", name_of(static_cast<ReduceOp>(collective.detail)));
+  if (collective.kind == CollectiveKind::broadcast) text += fmt::format(" from rank {}", collective.detail);
+  return text;
+}
+
 std::string_view name_of(CollectiveState state) noexcept {
   constexpr std::array kNames = {"enqueued", "started", "completed", "failed"};
   return kNames[static_cast<std::size_t>(state)];

@@ -39,7 +39,12 @@ struct Collective {
   DataType type = DataType::uint8;
   std::uint64_t bytes = 0;   ///< of the caller's larger buffer
   std::uint32_t detail = 0;  ///< the ReduceOp of a reduction, the root of a broadcast
+
+  bool operator==(const Collective&) const = default;
 };
+
+/// "all_reduce of 4000000 bytes float32 (sum)", "broadcast of 8 bytes int64 from rank 0", "barrier".
+std::string describe(const Collective& collective);
 
 // ---- The file: FlightHeader, then kFlightSlots times FlightSlot, in the byte order of the machine (the magic tells).
 

@@ -44,18 +44,8 @@ bool makes_sense(const FlightSlot& slot, std::size_t place, const FlightHeader& 
          slot.ticket <= header.recorded + 1;
 }
 
-std::string describe(const FlightSlot& slot) {
-  if (slot.kind == CollectiveKind::barrier) return "barrier";
-  std::string text =
-      fmt::format("{} of {} bytes {}", name_of(slot.kind), slot.bytes, name_of(static_cast<DataType>(slot.type)));
-  if (slot.kind == CollectiveKind::all_reduce || slot.kind == CollectiveKind::reduce_scatter)
-    text += fmt::format(" ({})", name_of(static_cast<ReduceOp>(slot.detail)));
-  if (slot.kind == CollectiveKind::broadcast) text += fmt::format(" from rank {}", slot.detail);
-  return text;
-}
-
-bool same_operation(const FlightSlot& a, const FlightSlot& b) {
-  return a.kind == b.kind && a.bytes == b.bytes && a.type == b.type && a.detail == b.detail;
+Collective collective_in(const FlightSlot& slot) {
+  return {slot.kind, static_cast<DataType>(slot.type), slot.bytes, slot.detail};
 }
 
 const FlightSlot* find(const RankRecord& record, std::size_t track, std::uint64_t sequence) {
@@ -102,7 +92,7 @@ void find_late(CommunicatorReport& report, std::size_t track, const std::vector<
     if (slot == nullptr) continue;
     if (first_submitted == 0 || slot->enqueued_wall_ns < first_submitted) first_submitted = slot->enqueued_wall_ns;
     if (!report.operation.empty()) continue;
-    report.operation = describe(*slot);
+    report.operation = describe(collective_in(*slot));
     report.phase = name_of(slot->phase);
   }
   for (std::size_t i = 0; i < records.size(); ++i) {
@@ -126,10 +116,14 @@ std::optional<Mismatch> find_mismatch(const std::string& name, std::size_t track
     for (const FlightSlot& slot : record.slots) {
       if (slot.track != track) continue;
       const auto [entry, is_first] = seen.try_emplace(slot.sequence, First{&slot, record.header.rank});
-      if (is_first || same_operation(*entry->second.slot, slot)) continue;
+      if (is_first || (collective_in(*entry->second.slot) == collective_in(slot))) continue;
       if (found && found->sequence <= slot.sequence) continue;
-      found = Mismatch{
-          name, slot.sequence, entry->second.rank, describe(*entry->second.slot), record.header.rank, describe(slot)};
+      found = Mismatch{name,
+                       slot.sequence,
+                       entry->second.rank,
+                       describe(collective_in(*entry->second.slot)),
+                       record.header.rank,
+                       describe(collective_in(slot))};
     }
   }
   return found;

@@ -13,6 +13,7 @@
 #include <exception>
 #include <utility>
 
+#include "comm/checked_communicator.hpp"
 #include "comm/comm_error.hpp"
 #include "comm/exit_timer.hpp"
 #include "comm/launch_guard.hpp"
@@ -123,7 +124,7 @@ class World::State {
       place_ = launched ? mpi_place() : local_place();
       refuse_silent_singletons(place_.size, options.require_all_slurm_tasks, environment_variable);
       control_ = make_communicator(recorded_as("control"));
-      gradients_ = make_communicator(recorded_as("gradients"));
+      gradients_ = checked(make_communicator(recorded_as("gradients")));
     } catch (...) {
       if (session_) session_->leave_without_finalize();  // the other ranks may not be on their way there
       throw;
@@ -146,13 +147,13 @@ class World::State {
     return MpiCommunicator::duplicate_of(MPI_COMM_WORLD, options);
   }
 
-  std::optional<int> use_device(DeviceChoice choice) {
+  std::optional<int> use_device(DeviceChoice choice, DeviceSharing sharing) {
     if (choice == DeviceChoice::cpu) return std::nullopt;
     std::string own_bus_id;
     std::optional<int> device;
     std::string failure;
     try {
-      device = device_of_rank(device_count(), place_.local_rank);
+      device = device_of_rank(device_count(), place_.local_rank, sharing);
       if (device) own_bus_id = device_bus_id(*device);
     } catch (const CommError& error) {  // said by all ranks together below: none may wait for one that has left
       failure = error.what();
@@ -166,12 +167,16 @@ class World::State {
     if (!any_failure && !without.empty() && choice == DeviceChoice::automatic) return std::nullopt;
     if (any_failure || !without.empty()) throw start_error(describe_missing(without, failure));
     if (const std::string shared = describe_shared_devices(place_.host_names, bus_ids); !shared.empty()) {
-      if (choice == DeviceChoice::automatic) return std::nullopt;
-      throw start_error(shared);
+      if (sharing == DeviceSharing::allowed)
+        let_nccl_share_devices(place_.rank, place_.local_size == place_.size);
+      else if (choice == DeviceChoice::automatic)
+        return std::nullopt;
+      else
+        throw start_error(shared);
     }
 
     make_device_current(*device);
-    gradients_ = make_nccl_communicator(*control_, *device, recorded_as("gradients/nccl"));
+    gradients_ = checked(make_nccl_communicator(*control_, *device, recorded_as("gradients/nccl")));
     return device;
   }
 
@@ -203,6 +208,10 @@ class World::State {
   Communicator& gradients() noexcept { return *gradients_; }
 
  private:
+  std::unique_ptr<Communicator> checked(std::unique_ptr<Communicator> communicator) {
+    if (!options_.check_collectives) return communicator;
+    return std::make_unique<CheckedCommunicator>(std::move(communicator), make_communicator(options_.communicator));
+  }
   CommunicatorOptions recorded_as(std::string_view name) {
     CommunicatorOptions options = options_.communicator;
     options.flight = {flight_, flight_->add_track(name)};
@@ -249,7 +258,9 @@ Communicator& World::gradients() noexcept { return state_->gradients(); }
 std::unique_ptr<Communicator> World::make_communicator(const CommunicatorOptions& options) {
   return state_->make_communicator(options);
 }
-std::optional<int> World::use_device(DeviceChoice choice) { return state_->use_device(choice); }
+std::optional<int> World::use_device(DeviceChoice choice, DeviceSharing sharing) {
+  return state_->use_device(choice, sharing);
+}
 std::string World::record_flight_in(const std::filesystem::path& folder) { return state_->record_flight_in(folder); }
 void World::enter(Phase phase, std::chrono::milliseconds deadline) noexcept { state_->enter(phase, deadline); }
 void World::record_failure(int code, std::string_view reason) noexcept { state_->record_failure(code, reason); }

@@ -17,6 +17,8 @@ namespace perrin::comm {
 struct WorldOptions {
   /// Deadline and piece size of control() and gradients().
   CommunicatorOptions communicator;
+  /// Compare what the ranks submit to gradients() before each collective (CheckedCommunicator).
+  bool check_collectives = false;
   /// Refuse a world of one rank where SLURM_NTASKS says that the allocation has more: right for training, too strict
   /// for a command that a batch script runs once beside it. SLURM_STEP_NUM_TASKS > 1 with a world of one rank is always
   /// refused.
@@ -68,9 +70,10 @@ class World {
   /// Collective. Makes the device current on the calling thread and renews gradients(): take references to it
   /// afterwards.
   /// @return the device's index, or nullopt for the CPU
+  /// @param sharing  allowed: ranks of one node may have one GPU; before any other call of NCCL
   /// @throws CommError, on all ranks: cuda without a GPU for every rank; two ranks on one GPU (named by host, bus id
-  /// and ranks); NCCL fails
-  std::optional<int> use_device(DeviceChoice choice);
+  /// and ranks) that may not; NCCL fails
+  std::optional<int> use_device(DeviceChoice choice, DeviceSharing sharing = DeviceSharing::refused);
 
   /// From now on the collectives of control() and gradients() are recorded in a file of this rank in the folder, which
   /// survives the process; flight_report.hpp reads it. Collective.

@@ -11,7 +11,8 @@
 namespace perrin::launch {
 
 at::Device bind_device(const trainer::DistributedConfig& config, comm::World& world) {
-  const std::optional<int> gpu = world.use_device(config.device);
+  const std::optional<int> gpu =
+      world.use_device(config.device, config.share_gpu ? comm::DeviceSharing::allowed : comm::DeviceSharing::refused);
   const int share = share_of_cpus(world);
   const int threads = config.threads > 0 ? static_cast<int>(config.threads) : share;
   if (threads > share) {

@@ -12,6 +12,7 @@ namespace perrin::launch {
 /// below 128, where shells put signals.
 enum class ExitCode : int {
   ok = 0,
+  failed_check = 1,
   usage = 64,
   data = 65,
   checkpoint = 66,
@@ -31,6 +32,7 @@ struct ExitCodeMeaning {
 /// The one table, printed by `perrin --help`.
 inline constexpr std::array kExitCodes = {
     ExitCodeMeaning{ExitCode::ok, "done"},
+    ExitCodeMeaning{ExitCode::failed_check, "perrin selftest found a fault; its line names the rank"},
     ExitCodeMeaning{ExitCode::usage, "the command line is not understood"},
     ExitCodeMeaning{ExitCode::data, "a dataset or input file is missing, damaged or unfit"},
     ExitCodeMeaning{ExitCode::checkpoint, "a checkpoint is missing, damaged or of another run"},

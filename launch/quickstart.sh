@@ -103,7 +103,11 @@ readonly kUnfinished=85
 step "Train on $ranks ranks ($kConfig)"
 status=0
 run "${mpirun[@]}" "$perrin" train "$kConfig" || status=$?
-((status == 0 || status == kUnfinished)) || exit 1
+if ((status != 0 && status != kUnfinished)); then
+  # A rank that did not answer, or was killed: the ranks' flight records, merged, name it and the operation.
+  ((status == 69 || status == 75 || status > 128)) && "$perrin" inspect "$kRun" >&2
+  exit 1
+fi
 checkpoint=$(find "$kRun/checkpoints" -mindepth 2 -maxdepth 2 -regex '.*/step-[0-9]+/manifest.json' -printf '%h\n' | sort | tail -n 1)
 [[ -n "$checkpoint" ]] || fail "the training left no checkpoint in $kRun/checkpoints; its log is in $kRun/logs"
 trained=${checkpoint##*/}

@@ -189,12 +189,14 @@ enum class Wire { fp32, bf16 };
 
 struct DistributedConfig {
   DeviceChoice device = DeviceChoice::automatic;
+  bool share_gpu = false;    ///< ranks of a node may have one GPU: for tests
   std::int64_t threads = 0;  ///< of each rank; 0: cores of the node / its ranks
   Reduction reduction = Reduction::fast;
-  std::int64_t shards = 8;  ///< of the global batch, a power of two; reproducible only
-  Wire wire = Wire::fp32;
-  double bucket_mib = 4.0;       ///< cap of one gradient bucket
-  double timeout_seconds = 300;  ///< deadline of a collective
+  std::int64_t shards = 8;         ///< of the global batch, a power of two; reproducible only
+  Wire wire = Wire::fp32;          ///< of the gradients
+  double bucket_mib = 4.0;         ///< cap of one gradient bucket
+  double timeout_seconds = 300;    ///< deadline of a collective
+  bool check_collectives = false;  ///< compare what the ranks submit: slow, for finding faults
 };
 
 struct Config {

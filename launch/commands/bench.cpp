@@ -12,6 +12,7 @@
 
 #include "launch/commands/command.hpp"
 #include "launch/device.hpp"
+#include "launch/device_options.hpp"
 #include "launch/usage_error.hpp"
 #include "launch/world_options.hpp"
 #include "trainer/compute_stream.hpp"
@@ -23,7 +24,7 @@ struct BenchArguments {
   std::string sizes = "100kB,1MB,10MB,143MB";
   std::string operations = "all_reduce,reduce_scatter,all_gather,all_to_all,broadcast";
   int repeat = 20;
-  std::string device = "auto";
+  DeviceOptions device;
   bool json = false;
 };
 
@@ -124,10 +125,7 @@ ExitCode bench_comm(const BenchArguments& arguments, Session& session) {
   if (session.size() < 2)
     throw UsageError("one rank has nobody to talk to; start it as `mpirun -np 2 perrin bench comm`");
 
-  trainer::DistributedConfig config;
-  config.device = arguments.device == "cpu"    ? comm::DeviceChoice::cpu
-                  : arguments.device == "cuda" ? comm::DeviceChoice::cuda
-                                               : comm::DeviceChoice::automatic;
+  const trainer::DistributedConfig config = arguments.device.config();
   comm::World& world = session.start_world(world_options(config, /*require_all_slurm_tasks=*/true));
   const at::Device device = bind_device(config, world);
   const auto ranks = static_cast<std::size_t>(world.size());
@@ -178,10 +176,7 @@ Command bench_command(CLI::App& program) {
       ->check(CLI::Range(1, 100'000).description(""))
       ->type_name("N")
       ->capture_default_str();
-  comm->add_option("--device", arguments->device, "Where the buffers are")
-      ->check(CLI::IsMember({"auto", "cpu", "cuda"}).description(""))
-      ->type_name("auto|cpu|cuda")
-      ->capture_default_str();
+  add_device_options(*comm, arguments->device, "Where the buffers are");
   comm->add_flag("--json", arguments->json, "Print JSON");
   comm->footer(
       "algbw is bytes over the time of the slowest rank; busbw is what each rank's link carries, as nccl-tests "

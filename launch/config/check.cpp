@@ -102,8 +102,10 @@ void check_objective(const trainer::Config& config, const PlaceOf& place_of) {
 
 bool is_power_of_two(std::int64_t number) { return std::has_single_bit(static_cast<std::uint64_t>(number)); }
 
-void check_reduction(const trainer::Config& config, const PlaceOf& place_of) {
+void check_distributed(const trainer::Config& config, const PlaceOf& place_of) {
   const auto& distributed = config.distributed;
+  if (distributed.share_gpu && distributed.device == trainer::DeviceChoice::cpu)
+    refuse(place_of, "distributed.share_gpu", "= true shares no GPU with distributed.device = \"cpu\"; leave one away");
   if (distributed.reduction == trainer::Reduction::fast) return;
   if (!is_power_of_two(distributed.shards))
     refuse(place_of, "distributed.shards", "= " + text(distributed.shards) + " is no power of two");
@@ -179,7 +181,7 @@ void check_consistency(const trainer::Config& config, const PlaceOf& place_of) {
   check_diffusion(config.diffusion, place_of);
   check_objective(config, place_of);
   check_sample(config, place_of);
-  check_reduction(config, place_of);
+  check_distributed(config, place_of);
   if (config.train.micro_batch > config.train.batch_size) {
     throw ConfigError(place_of("train.micro_batch"), "train.micro_batch",
                       "'train.micro_batch' = " + text(config.train.micro_batch) + " is more than train.batch_size = " +

@@ -448,6 +448,10 @@ void add_distributed(std::vector<Key>& keys) {
                        {{"auto", DeviceChoice::automatic}, {"cpu", DeviceChoice::cpu}, {"cuda", DeviceChoice::cuda}},
                        "Where the ranks compute; auto: GPUs where every rank has one of its own, else the CPU.")
                      .changeable());
+  keys.push_back(Entry("distributed.share_gpu", &Config::distributed, &DistributedConfig::share_gpu,
+                       "Let several ranks of a node have one GPU, where there are fewer GPUs than ranks: a test of the "
+                       "program, not of its speed.")
+                     .changeable());
   keys.push_back(Entry("distributed.threads", &Config::distributed, &DistributedConfig::threads,
                        "Threads of each rank on the CPU; 0: the cores it may use, shared among the node's ranks.")
                      .in(between(0, 4096))
@@ -472,6 +476,10 @@ void add_distributed(std::vector<Key>& keys) {
   keys.push_back(Entry("distributed.timeout_seconds", &Config::distributed, &DistributedConfig::timeout_seconds,
                        "Seconds that a rank waits for the others in one operation before it gives up.")
                      .in({.least = 0, .most = 86400, .above_least = true})
+                     .changeable());
+  keys.push_back(Entry("distributed.check_collectives", &Config::distributed, &DistributedConfig::check_collectives,
+                       "Compare what the ranks submit before each collective of gradients, and name those that differ: "
+                       "slow, for finding faults.")
                      .changeable());
 }
 

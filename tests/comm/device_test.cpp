@@ -18,6 +18,8 @@ TEST(DeviceOfRank, IsTheOnlyVisibleOneElseTheLocalRank) {
   EXPECT_EQ(device_of_rank(8, 5), 5);
   EXPECT_EQ(device_of_rank(0, 0), std::nullopt);
   EXPECT_EQ(device_of_rank(2, 2), std::nullopt);
+  EXPECT_EQ(device_of_rank(2, 3, DeviceSharing::allowed), 1) << "shared in turns";
+  EXPECT_EQ(device_of_rank(0, 3, DeviceSharing::allowed), std::nullopt);
 }
 
 TEST(SharedDevices, AreNamedByHostBusIdAndRanks) {

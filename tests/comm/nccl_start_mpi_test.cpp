@@ -3,6 +3,8 @@
 #include <nccl.h>
 
 #include <chrono>
+#include <cstdlib>
+#include <string>
 #include <thread>
 
 #include "comm/comm_error.hpp"
@@ -24,6 +26,7 @@ constexpr int kDevices = 8;
 class NcclStart : public testing::Test {
  protected:
   void TearDown() override {
+    ::unsetenv("NCCL_HOSTID");
     host_gpu::set_library_version(0);
     host_gpu::set_device_count(kDevices);
     host_gpu::set_launch_delay(300us);
@@ -64,6 +67,18 @@ TEST_F(NcclStart, RanksOnOneDeviceAreRefusedByName) {
   EXPECT_EQ(world().use_device(DeviceChoice::automatic), std::nullopt);
 }
 
+TEST_F(NcclStart, RanksOnOneDeviceAreTakenByNcclOnlyWhereTheyMayShareIt) {
+  if (world().size() < 2) GTEST_SKIP() << "one rank shares with nobody";
+  host_gpu::set_device_count(1);
+  EXPECT_THROW((void)make_nccl_communicator(world().control(), 0, {.deadline = 5s}), CommError);
+
+  EXPECT_EQ(world().use_device(DeviceChoice::cuda, DeviceSharing::allowed), 0);
+  EXPECT_STREQ(std::getenv("NCCL_HOSTID"), ("perrin-rank-" + std::to_string(world().rank())).c_str());
+  EXPECT_STREQ(std::getenv("NCCL_SOCKET_IFNAME"), "=lo");
+  EXPECT_EQ(world().gradients().backend(), "nccl");
+  EXPECT_EQ(world().gradients().all_reduce_value(1.0, ReduceOp::sum), world().size());
+}
+
 TEST_F(NcclStart, RankWithoutDeviceIsRefusedOnAllRanks) {
   host_gpu::set_device_count(0);
   EXPECT_THAT(refusal([] { (void)world().use_device(DeviceChoice::cuda); }), HasSubstr("no GPU for rank 0"));
@@ -92,6 +107,7 @@ TEST_F(NcclStart, HostImplementationLetsAnEventComeTooEarlyAndRefusesACallTooEar
   world().control().broadcast(std::span(reinterpret_cast<std::uint8_t*>(&id), sizeof(id)), 0).wait();
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   config.blocking = 0;
+  make_device_current(world().local_rank());
   ncclComm_t comm = nullptr;
   ASSERT_EQ(ncclCommInitRankConfig(&comm, world().size(), id, world().rank(), &config), ncclInProgress);
   settle(comm);

@@ -168,6 +168,7 @@ INSTANTIATE_TEST_SUITE_P(
                 "choose trailing or linspace"},
         BadText{"LeadingWithoutTheEnd", "[diffusion]\ntimesteps = 50\n[sample]\nsteps = 30\nspacing = \"leading\"\n",
                 "begins at t = 29 of 50"},
+        BadText{"SharedGpuOnTheCpu", "[distributed]\nshare_gpu = true\ndevice = \"cpu\"\n", "shares no GPU"},
         BadText{"ShardsOfNoTree", "[distributed]\nreduction = \"reproducible\"\nshards = 12\n", "is no power of two"},
         BadText{"MoreShardsThanImages",
                 "[distributed]\nreduction = \"reproducible\"\nshards = 16\n[train]\nbatch_size = 8\n",

@@ -192,9 +192,11 @@ TEST(Resume, EveryKeyIsEitherFreeOrRefusedWithBothValues) {
                                       "sample.seed",
                                       "sample.batch_size",
                                       "distributed.device",
+                                      "distributed.share_gpu",
                                       "distributed.threads",
                                       "distributed.bucket_mib",
-                                      "distributed.timeout_seconds"};
+                                      "distributed.timeout_seconds",
+                                      "distributed.check_collectives"};
   for (const Key& key : key_table()) {
     trainer::Config before, after;
     key.set(after, another_value(key));

@@ -13,12 +13,12 @@ def submit(source_dir, tmp_path):
     """submit("cpu", "a.toml", ..., SLURM_X="1"): the batch script as Slurm runs it, from a folder that holds a build."""
     programs = tmp_path / "programs"
     programs.mkdir()
-    (programs / "mpirun").write_text('#!/bin/sh\necho "$@"\necho "interface: $OMPI_MCA_btl_tcp_if_include $NCCL_SOCKET_IFNAME"\n')
+    (programs / "mpirun").write_text('#!/bin/sh\necho "$@"\necho "interface: $OMPI_MCA_btl_tcp_if_include $NCCL_SOCKET_IFNAME"\nexit ${MPIRUN_STATUS:-0}\n')
     (programs / "mpirun").chmod(0o755)
     for preset in ("cpu", "cuda"):
         binary = tmp_path / "build" / preset / "launch" / "perrin"
         binary.parent.mkdir(parents=True)
-        binary.write_text("#!/bin/sh\n")
+        binary.write_text("#!/bin/sh\ncase $1 in train) printf '[run]\\ndirectory = \"runs/%s\"\\n' $2;; inspect) echo inspected $2 >&2;; esac\n")
         binary.chmod(0o755)
 
     def call(kind, *arguments, **variables):
@@ -67,3 +67,11 @@ def test_log_survives_a_requeue_and_gpus_are_asked_for_by_node(source_dir, kind)
     directives = [line for line in text.splitlines() if line.startswith("#SBATCH")]
     assert "#SBATCH --open-mode=append" in directives
     assert not any("--gpus-per-task" in line for line in directives)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+@pytest.mark.parametrize("status, told", [(0, False), (78, False), (85, False), (69, True), (75, True), (137, True)])
+def test_a_rank_that_was_lost_is_named_from_the_flight_records(submit, kind, status, told):
+    run = submit(kind, "a.toml", **ALLOCATION, MPIRUN_STATUS=str(status))
+    assert run.returncode == status
+    assert ("inspected runs/a.toml" in run.stderr) == told

@@ -9,8 +9,6 @@ from small_world import losses, relative_distance, rows, state
 TOLERANCE = 1e-5  # relative L2 norm of whole vectors, fp32
 
 
-
-
 @pytest.mark.parametrize("changes", [{}, {"train.micro_batch": 3}], ids=["plain", "micro-batches"])
 def test_one_two_and_four_ranks_agree_after_20_steps(perrin, write_config, changes):
     reference = None
@@ -27,6 +25,14 @@ def test_one_two_and_four_ranks_agree_after_20_steps(perrin, write_config, chang
         for ours, theirs in zip(found[1:], reference[1:]):
             assert [step for step, _ in ours] == [step for step, _ in theirs]
             assert relative_distance([loss for _, loss in ours], [loss for _, loss in theirs]) < TOLERANCE, ranks
+
+
+def test_comparing_what_the_ranks_submit_changes_nothing_else(perrin, write_config):
+    config, run = write_config("checked", **{"train.steps": 4, "distributed.check_collectives": True})
+    perrin("train", config, ranks=2, timeout=120)
+    config, plain = write_config("plain", **{"train.steps": 4})
+    perrin("train", config, ranks=2, timeout=120)
+    assert np.array_equal(state(run, 4)["weights"], state(plain, 4)["weights"])
 
 
 def test_a_batch_that_the_ranks_do_not_divide_gives_the_same_network(perrin, write_config):

@@ -1,5 +1,5 @@
-// Gives every test of its binary a World whose gradients go over NCCL: here the host implementation of tests/comm/host_gpu, whose device
-// memory is the host's, so that tensors on the CPU serve.
+// Gives every test of its binary a World whose gradients go over NCCL: here the host implementation of
+// tests/comm/host_gpu, whose device memory is the host's, so that tensors on the CPU serve.
 #include <gtest/gtest.h>
 
 #include "tests/support/world.hpp"

@@ -2,10 +2,14 @@
 #include <nccl.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <thread>
 #include <utility>
@@ -63,17 +67,38 @@ struct State {
   const char* last_error_ = "";
 };
 
-void come_up(State& state) {
+/// By what NCCL 2.28 tells the places of two ranks apart (fillInfo and ncclCommInitRankFunc in init.cc).
+using Identity = std::array<char, 64>;
+
+Identity own_identity() {
+  int device = 0;
+  cudaGetDevice(&device);
+  char bus_id[32] = {};
+  cudaDeviceGetPCIBusId(bus_id, sizeof(bus_id), device);
+  const char* host = std::getenv("NCCL_HOSTID");
+  Identity identity{};
+  std::snprintf(identity.data(), identity.size(), "%s %s", bus_id, host != nullptr ? host : "");
+  return identity;
+}
+
+void come_up(State& state, const Identity& own) {
   std::this_thread::sleep_for(kInitTime);
   if (state.planned(Fault::never_joins)) return state.stay_until_aborted();
   if (state.planned(Fault::init_fails)) return state.fail(ncclSystemError, "injected: no network interface");
   Exchange hello;
-  static constexpr std::byte kHello{1};
   for (int peer = 0; peer < state.wire.size; ++peer) {
-    hello.sends.push_back({peer, &kHello, 1});
-    hello.receives.push_back({peer, 1});
+    hello.sends.push_back({peer, reinterpret_cast<const std::byte*>(own.data()), own.size()});
+    hello.receives.push_back({peer, own.size()});
   }
-  if (carry_out(state.wire, hello, state.aborted)) state.succeed();
+  std::set<std::string> places;
+  hello.finish = [&](const std::vector<Bytes>& received) {
+    for (const Bytes& identity : received) places.insert(reinterpret_cast<const char*>(identity.data()));
+  };
+  if (!carry_out(state.wire, hello, state.aborted)) return;
+  if (static_cast<int>(places.size()) < state.wire.size)
+    state.fail(ncclInvalidUsage, "Duplicate GPU detected");
+  else
+    state.succeed();
 }
 
 /// An operation when its turn on the stream has come.
@@ -227,7 +252,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int size, ncclUniqueId id,
   if (config->blocking != 0 || rank < 0 || rank >= size) return ncclInvalidArgument;
   if (size > 1 && !wire_exists()) return ncclInvalidUsage;
   *comm = new ncclComm({rank, size, number_in(id)});
-  (*comm)->calls.push([state = (*comm)->state] { come_up(*state); });
+  (*comm)->calls.push([state = (*comm)->state, own = own_identity()] { come_up(*state, own); });
   return ncclInProgress;
 }
 

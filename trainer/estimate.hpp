@@ -11,7 +11,7 @@ namespace perrin::trainer {
 struct Estimate {
   std::int64_t parameters = 0;
   std::int64_t tensors = 0;
-  std::int64_t weight_bytes = 0;  ///< of each rank, as are the five below
+  std::int64_t weight_bytes = 0;  ///< of each rank, as are the four below
   std::int64_t gradient_bytes = 0;
   std::int64_t adam_bytes = 0;        ///< both moments
   std::int64_t ema_bytes = 0;         ///< of all EMAs

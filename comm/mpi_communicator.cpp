@@ -2,20 +2,23 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <limits>
 #include <stdexcept>
+#include <utility>
 
-#include "comm/back_off.hpp"
 #include "comm/comm_error.hpp"
 #include "comm/mpi_check.hpp"
+#include "comm/node_memory.hpp"
 #include "comm/progress_engine.hpp"
 #include "comm/schedule.hpp"
 
 namespace perrin::comm {
 namespace {
 
-constexpr std::chrono::microseconds kPollSpin{50};
-constexpr std::chrono::microseconds kPollSleep{100};
+// Each rank's part of the memory of a node is 2 to 3.5 pieces. 1 MB on 2 ranks whose cores share no cache: 0.45 ms with
+// 1 MiB, 0.58 ms with 512 KiB.
+constexpr std::size_t kNodePieceBytes = std::size_t{1} << 20;
 
 const std::byte* bytes_of(const void* data) { return static_cast<const std::byte*>(data); }
 std::byte* bytes_of(void* data) { return static_cast<std::byte*>(data); }
@@ -26,35 +29,34 @@ Collective reduction(CollectiveKind kind, DataType type, std::size_t bytes, Redu
 
 }  // namespace
 
-MpiCommunicator::MpiCommunicator(MPI_Comm comm, const CommunicatorOptions& options) {
-  if (options.piece_bytes == 0 || options.piece_bytes > static_cast<std::size_t>(std::numeric_limits<int>::max())) {
-    throw std::invalid_argument(
-        fmt::format("piece_bytes is {}; it must be in [1, {}]", options.piece_bytes, std::numeric_limits<int>::max()));
-  }
-  engine_ = std::make_shared<ProgressEngine>(comm, options);
-}
+MpiCommunicator::MpiCommunicator(MPI_Comm comm, const CommunicatorOptions& options, std::unique_ptr<NodeMemory> node)
+    : engine_(std::make_shared<ProgressEngine>(comm, options, std::move(node))) {}
 
 MpiCommunicator::~MpiCommunicator() { engine_->close(); }
 
 std::unique_ptr<MpiCommunicator> MpiCommunicator::duplicate_of(MPI_Comm comm, const CommunicatorOptions& options) {
+  if (options.piece_bytes == 0 || options.piece_bytes > static_cast<std::size_t>(std::numeric_limits<int>::max())) {
+    throw std::invalid_argument(
+        fmt::format("piece_bytes is {}; it must be in [1, {}]", options.piece_bytes, std::numeric_limits<int>::max()));
+  }
   int rank = 0;
   require_mpi(MPI_Comm_rank(comm, &rank), "MPI_Comm_rank", rank);
   // On the heap: when the deadline passes, MPI still holds the address and may write there later, so it is left to it.
   auto duplicate = std::make_unique<MPI_Comm>(MPI_COMM_NULL);
   MPI_Request request = MPI_REQUEST_NULL;
   require_mpi(MPI_Comm_idup(comm, duplicate.get(), &request), "MPI_Comm_idup", rank);
-  const auto until = std::chrono::steady_clock::now() + options.deadline;
-  BackOff back_off(kPollSpin, kPollSleep);
-  for (int done = 0; done == 0; back_off.pause()) {
-    require_mpi(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Comm_idup", rank);
-    if (done == 0 && std::chrono::steady_clock::now() > until) {
-      (void)duplicate.release();
-      throw CommError(OperationId{.operation = "start", .rank = rank},
-                      fmt::format("a communicator was not duplicated within {} ms: not all ranks take part",
-                                  options.deadline.count()));
-    }
+  try {
+    wait_within(options.deadline, request, "a communicator was not duplicated", rank);
+  } catch (...) {
+    (void)duplicate.release();
+    throw;
   }
-  return std::make_unique<MpiCommunicator>(*duplicate, options);
+  std::unique_ptr<NodeMemory> node;
+  if (options.share_node_memory) {
+    const std::size_t piece_bytes = std::min(options.piece_bytes, kNodePieceBytes);
+    node = NodeMemory::shared_by(*duplicate, piece_bytes, options.deadline);
+  }
+  return std::unique_ptr<MpiCommunicator>(new MpiCommunicator(*duplicate, options, std::move(node)));
 }
 
 int MpiCommunicator::rank() const noexcept { return engine_->group().rank; }

@@ -8,6 +8,7 @@
 
 namespace perrin::comm {
 
+class NodeMemory;
 class ProgressEngine;
 
 /// Collectives in host memory over MPI, carried on in the background while the caller computes.
@@ -20,12 +21,11 @@ class MpiCommunicator final : public Communicator {
   using Communicator::broadcast;
   using Communicator::reduce_scatter;
 
-  /// Takes over an MPI communicator that nobody else uses. MPI must have been started with MPI_THREAD_MULTIPLE.
-  /// @throws std::invalid_argument if piece_bytes is 0 or does not fit MPI's int
-  MpiCommunicator(MPI_Comm comm, const CommunicatorOptions& options);
   ~MpiCommunicator() override;
 
-  /// A duplicate of the communicator, with a deadline. Collective. @throws CommError
+  /// A duplicate of the communicator, with a deadline. Collective. MPI must have been started with MPI_THREAD_MULTIPLE.
+  /// @throws CommError
+  /// @throws std::invalid_argument if piece_bytes is 0 or does not fit MPI's int
   static std::unique_ptr<MpiCommunicator> duplicate_of(MPI_Comm comm, const CommunicatorOptions& options);
 
   int rank() const noexcept override;
@@ -42,6 +42,8 @@ class MpiCommunicator final : public Communicator {
   Work barrier() override;
 
  private:
+  MpiCommunicator(MPI_Comm comm, const CommunicatorOptions& options, std::unique_ptr<NodeMemory> node);
+
   std::shared_ptr<ProgressEngine> engine_;
 };
 

@@ -31,6 +31,8 @@ constexpr microseconds kWaiterSpin{50};
 constexpr microseconds kWaiterSleep{100};
 // The kernel's default slack of 50 us would make of each sleep of 10 us one of 60 us.
 constexpr unsigned long kTimerSlackNanoseconds = 1'000;
+// Looks at a signal between two calls of MPI, which cost as much as 50 of them.
+constexpr int kSignalLooks = 50;
 // An idle engine still calls MPI this often: a send that is complete for its sender can wait in a queue of Open MPI
 // that only its calls empty.
 constexpr milliseconds kIdlePoke{10};
@@ -125,7 +127,8 @@ class ProgressEngine::Operation final : public PendingOperation {
   std::vector<int> late_ranks_;
 };
 
-ProgressEngine::ProgressEngine(MPI_Comm comm, const CommunicatorOptions& options) : comm_(comm), options_(options) {
+ProgressEngine::ProgressEngine(MPI_Comm comm, const CommunicatorOptions& options, std::unique_ptr<NodeMemory> node)
+    : comm_(comm), options_(options), node_(std::move(node)) {
   MPI_Comm_rank(comm_, &rank_);
   MPI_Comm_size(comm_, &size_);
   require_mpi(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler", rank_);
@@ -212,7 +215,7 @@ bool ProgressEngine::drive() noexcept {
       start_next_round();
       return true;
     }
-    return poll_requests();
+    return poll();
   } catch (const std::exception& error) {
     fail_everything(error.what(), late_ranks());
     return true;
@@ -224,6 +227,28 @@ void ProgressEngine::poke() {
   MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, comm_, &found, MPI_STATUS_IGNORE);
 }
 
+bool ProgressEngine::poll() {
+  bool moved = poll_signals();
+  if (!requests_.empty()) {
+    moved |= poll_requests();
+  } else if (!moved) {
+    poke();
+  }
+  const auto ended = [](MPI_Request request) { return request == MPI_REQUEST_NULL; };
+  if (signals_.empty() && std::all_of(requests_.begin(), requests_.end(), ended)) start_next_round();
+  return moved;
+}
+
+bool ProgressEngine::poll_signals() {
+  const std::size_t before = signals_.size();
+  for (int look = 0; look < kSignalLooks && signals_.size() == before && before > 0; ++look) {
+    std::erase_if(signals_, [](const Signal& signal) {
+      return signal.counter->load(std::memory_order_acquire) >= signal.at_least;
+    });
+  }
+  return signals_.size() < before;
+}
+
 bool ProgressEngine::poll_requests() {
   int count = 0;
   completed_.resize(requests_.size());
@@ -232,8 +257,8 @@ bool ProgressEngine::poll_requests() {
       MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &count, completed_.data(), statuses_.data());
   if (code != MPI_SUCCESS && code != MPI_ERR_IN_STATUS)
     throw std::runtime_error("MPI_Testsome: " + mpi_error_text(code));
-  if (count == 0) return false;
-  for (int i = 0; count != MPI_UNDEFINED && i < count; ++i) {
+  if (count == 0 || count == MPI_UNDEFINED) return false;
+  for (int i = 0; i < count; ++i) {
     const OpenRequest& request = open_[static_cast<std::size_t>(completed_[static_cast<std::size_t>(i)])];
     MPI_Status& status = statuses_[static_cast<std::size_t>(i)];
     if (code == MPI_ERR_IN_STATUS && status.MPI_ERROR != MPI_SUCCESS) {
@@ -250,9 +275,6 @@ bool ProgressEngine::poll_requests() {
                       request.peer, received, request.bytes));
     }
   }
-  const bool all_done =
-      std::all_of(requests_.begin(), requests_.end(), [](MPI_Request request) { return request == MPI_REQUEST_NULL; });
-  if (all_done) start_next_round();
   return true;
 }
 
@@ -261,6 +283,7 @@ void ProgressEngine::start_next_round() {
   do {
     round.sends.clear();
     round.receives.clear();
+    round.signals.clear();
     requests_.clear();
     open_.clear();
     if (!current_->schedule().next(round)) {
@@ -268,7 +291,7 @@ void ProgressEngine::start_next_round() {
       return;
     }
     post(round);
-  } while (requests_.empty());
+  } while (requests_.empty() && signals_.empty());
 }
 
 void ProgressEngine::post(const Round& round) {
@@ -286,6 +309,7 @@ void ProgressEngine::post(const Round& round) {
   };
   for (const Transfer& transfer : round.receives) open_request(transfer, /*is_receive=*/true);
   for (const Transfer& transfer : round.sends) open_request(transfer, /*is_receive=*/false);
+  signals_ = round.signals;
 }
 
 void ProgressEngine::complete_current() {
@@ -335,6 +359,7 @@ void ProgressEngine::release_buffers() noexcept {
   }
   requests_.clear();
   open_.clear();
+  signals_.clear();
 }
 
 std::vector<int> ProgressEngine::late_ranks() const {
@@ -342,6 +367,7 @@ std::vector<int> ProgressEngine::late_ranks() const {
   for (std::size_t i = 0; i < requests_.size(); ++i) {
     if (requests_[i] != MPI_REQUEST_NULL) late.push_back(open_[i].peer);
   }
+  for (const Signal& signal : signals_) late.push_back(signal.peer);
   std::sort(late.begin(), late.end());
   late.erase(std::unique(late.begin(), late.end()), late.end());
   return late;

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "comm/communicator.hpp"
+#include "comm/node_memory.hpp"
 #include "comm/schedule.hpp"
 
 namespace perrin::comm {
@@ -23,13 +24,14 @@ namespace perrin::comm {
 class ProgressEngine : public std::enable_shared_from_this<ProgressEngine> {
  public:
   /// Takes the MPI communicator over; nobody else may use it. Its errors are returned, not fatal.
-  ProgressEngine(MPI_Comm comm, const CommunicatorOptions& options);
+  /// @param node  memory of the ranks of this communicator, or null
+  ProgressEngine(MPI_Comm comm, const CommunicatorOptions& options, std::unique_ptr<NodeMemory> node);
   ProgressEngine(const ProgressEngine&) = delete;
   ProgressEngine& operator=(const ProgressEngine&) = delete;
   ~ProgressEngine();
 
   /// Group of this engine for building schedules.
-  Group group() noexcept { return {rank_, size_, options_.piece_bytes, &staging_}; }
+  Group group() noexcept { return {rank_, size_, options_.piece_bytes, &staging_, node_.get()}; }
   bool failed() const noexcept { return failed_.load(std::memory_order_acquire); }
 
   /// Puts an operation behind all earlier ones. @throws CommError if an earlier one has failed
@@ -49,7 +51,9 @@ class ProgressEngine : public std::enable_shared_from_this<ProgressEngine> {
   // All below need drive_mutex_.
   bool drive() noexcept;
   void poke();
+  bool poll();
   bool poll_requests();
+  bool poll_signals();
   void start_next_round();
   void post(const Round& round);
   void complete_current();
@@ -63,6 +67,7 @@ class ProgressEngine : public std::enable_shared_from_this<ProgressEngine> {
 
   MPI_Comm comm_;
   CommunicatorOptions options_;
+  std::unique_ptr<NodeMemory> node_;
   int rank_ = 0;
   int size_ = 1;
   std::atomic<int> waiters_{0};  // callers that drive the engine at the moment
@@ -74,6 +79,7 @@ class ProgressEngine : public std::enable_shared_from_this<ProgressEngine> {
   std::vector<OpenRequest> open_;  // parallel to requests_
   std::vector<int> completed_;
   std::vector<MPI_Status> statuses_;
+  std::vector<Signal> signals_;  // not seen yet
   std::vector<std::byte> staging_;
   std::uint64_t rounds_ = 0;
 

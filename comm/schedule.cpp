@@ -3,27 +3,12 @@
 #include <algorithm>
 #include <cstring>
 
+#include "comm/node_all_reduce.hpp"
+#include "comm/range.hpp"
 #include "comm/tree_reduction.hpp"
 
 namespace perrin::comm {
 namespace {
-
-/// Range [begin, end) of elements or bytes.
-struct Range {
-  std::size_t begin;
-  std::size_t end;
-  std::size_t length() const { return end - begin; }
-};
-
-/// Part r of `parts` nearly equal ones. Quotient and remainder: begin * r would overflow for huge buffers.
-Range part_of(Range whole, int r, int parts) {
-  const std::size_t quotient = whole.length() / static_cast<std::size_t>(parts);
-  const std::size_t remainder = whole.length() % static_cast<std::size_t>(parts);
-  const auto edge = [&](int k) {
-    return whole.begin + static_cast<std::size_t>(k) * quotient + std::min(static_cast<std::size_t>(k), remainder);
-  };
-  return {edge(r), edge(r + 1)};
-}
 
 void add(std::vector<Transfer>& transfers, int peer, const std::byte* data, std::size_t bytes) {
   if (bytes > 0) transfers.push_back({peer, const_cast<std::byte*>(data), bytes});
@@ -250,6 +235,7 @@ class Barrier final : public Schedule {
 
 std::unique_ptr<Schedule> all_reduce_schedule(const Group& group, std::byte* data, std::size_t count, DataType type,
                                               ReduceOp op) {
+  if (group.node != nullptr) return node_all_reduce_schedule(group, data, count, type, op);
   return std::make_unique<AllReduce>(group, data, count, type, op);
 }
 

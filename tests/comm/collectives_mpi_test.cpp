@@ -26,13 +26,18 @@ using test::Elements;
 struct Memory {
   std::size_t piece_bytes;
   std::size_t shift;
+  bool shared = true;  // by the ranks of a node
 };
 constexpr Memory kWhole{std::size_t{4} << 20, 0};
 constexpr Memory kPiecesUnaligned{1000, 1};
+constexpr Memory kWholeMessages{std::size_t{4} << 20, 0, false};
+constexpr Memory kPiecesOfMessagesUnaligned{1000, 1, false};
 
 class Collectives : public testing::TestWithParam<std::tuple<DataType, std::size_t, Memory>> {
  protected:
-  Collectives() : communicator_(test::make_communicator({.piece_bytes = memory().piece_bytes})) {}
+  Collectives()
+      : communicator_(
+            test::make_communicator({.piece_bytes = memory().piece_bytes, .share_node_memory = memory().shared})) {}
 
   static DataType type() { return std::get<0>(GetParam()); }
   static std::size_t count() { return std::get<1>(GetParam()); }
@@ -143,6 +148,11 @@ INSTANTIATE_TEST_SUITE_P(Whole, Collectives,
 INSTANTIATE_TEST_SUITE_P(Cut, Collectives,
                          testing::Combine(testing::ValuesIn(kTypes), testing::Values(1, 3, 1023, 5'003),
                                           testing::Values(kPiecesUnaligned)),
+                         name_of_case);
+
+INSTANTIATE_TEST_SUITE_P(Messages, Collectives,
+                         testing::Combine(testing::ValuesIn(kTypes), testing::Values(0, 3, 1023),
+                                          testing::Values(kWholeMessages, kPiecesOfMessagesUnaligned)),
                          name_of_case);
 
 TEST(Collective, RefusesAMistakeOfTheCallerBeforeAnyRankIsInvolved) {

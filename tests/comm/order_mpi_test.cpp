@@ -66,5 +66,21 @@ TEST(Order, DifferentCountsOnTheRanksAreAnError) {
   EXPECT_TRUE(communicator->failed());
 }
 
+TEST(Order, DifferentReductionsOnRanksOfANodeAreAnErrorThatNamesBoth) {
+  World& world = perrin::test::world();
+  if (world.size() < 2) GTEST_SKIP() << "one rank cannot differ from itself";
+  const auto communicator = world.make_communicator({.deadline = 20s});
+  std::vector<float> data(100);
+  const auto begun = std::chrono::steady_clock::now();
+  try {
+    communicator->all_reduce(std::span<float>(data), world.rank() == 0 ? ReduceOp::sum : ReduceOp::max).wait();
+    FAIL() << "rank 0 submitted another operation";
+  } catch (const CommError& error) {
+    EXPECT_THAT(error.what(), testing::AllOf(testing::HasSubstr("400 bytes float32 (sum)"),
+                                             testing::HasSubstr("400 bytes float32 (max)")));
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - begun, 10s);
+}
+
 }  // namespace
 }  // namespace perrin::comm

@@ -1,6 +1,8 @@
 """perrin bench comm: a row for each collective and size, by the formulas of nccl-tests."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -32,3 +34,15 @@ def test_the_table_has_a_line_for_each(perrin):
 def test_what_cannot_be_measured_is_said(perrin, options, ranks, said):
     outcome = perrin("bench", "comm", *options, ranks=ranks, check=False)
     assert outcome.returncode == 64 and said in outcome.stderr
+
+
+def test_peers_are_measured_in_the_same_run(source_dir, build_dir):
+    command = [sys.executable, source_dir / "bench/allreduce.py", "--build", build_dir, "--rounds", "1", "--repeat", "1", "--json"]
+    outcome = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    rows = [json.loads(line) for line in outcome.stdout.splitlines()]
+    assert [row["size"] for row in rows] == ["0.1MB", "1MB", "10MB", "143MB"]
+    peers = ["mpi"] if "skipped: gloo" in outcome.stderr else ["mpi", "gloo"]
+    for row in rows:
+        for peer in peers:
+            assert row[f"ratio_allreduce_{row['size']}_vs_{peer}"] == pytest.approx(row[f"{peer}_ms"] / row["perrin_ms"])
+            assert 0 < row["perrin_ms"] < 60_000 and 0 < row[f"{peer}_ms"] < 60_000

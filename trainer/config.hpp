@@ -128,6 +128,7 @@ struct OptimizerConfig {
   double clip_norm = 1.0;                      ///< of the whole gradient; 0: no clipping
   std::int64_t warmup_steps = 5000;            ///< lr rises linearly over these steps
   LrSchedule schedule = LrSchedule::constant;  ///< after the warm-up; cosine falls to 0 at train.steps
+  bool shard = false;                          ///< ZeRO-1: each rank keeps its part of Adam's moments and of the EMAs
 };
 
 /// Exponential moving averages of the weights.
@@ -183,12 +184,16 @@ enum class Reduction {
   reproducible  ///< shard by shard in one fixed tree, so that any number of ranks gives the same bits
 };
 
+/// How gradients travel between ranks. They are always added in float32.
+enum class Wire { fp32, bf16 };
+
 struct DistributedConfig {
   DeviceChoice device = DeviceChoice::automatic;
   bool share_gpu = false;    ///< ranks of a node may have one GPU: for tests
   std::int64_t threads = 0;  ///< of each rank; 0: cores of the node / its ranks
   Reduction reduction = Reduction::fast;
   std::int64_t shards = 8;         ///< of the global batch, a power of two; reproducible only
+  Wire wire = Wire::fp32;          ///< of the gradients
   double bucket_mib = 4.0;         ///< cap of one gradient bucket
   bool overlap = true;             ///< buckets leave while backward goes on; false: after it, for measuring
   double timeout_seconds = 300;    ///< deadline of a collective

@@ -6,6 +6,7 @@
 #include "trainer/model/architecture.hpp"
 #include "trainer/model/unet.hpp"
 #include "trainer/optimize/parameter_layout.hpp"
+#include "trainer/optimize/shard_plan.hpp"
 #include "trainer/optimize/slice_plan.hpp"
 
 namespace perrin::trainer {
@@ -14,7 +15,9 @@ Estimate estimate(const Config& config, const data::ImageShape& shape, int ranks
   const ParameterLayout layout(
       unet_parameters(with_output_channels(config.model, shape, config.diffusion.variance_type), shape),
       at::MemoryFormat::Contiguous);
-  const auto buffer = layout.size() * static_cast<std::int64_t>(sizeof(float));
+  const ShardPlan shards(layout, shard_options(config, 0, ranks));
+  const auto buffer = shards.size() * static_cast<std::int64_t>(sizeof(float));
+  const auto state = shards.state_size() * static_cast<std::int64_t>(sizeof(float));
   const auto power_emas = static_cast<std::int64_t>(config.ema.power_sigmas.size());
   const auto emas = static_cast<std::int64_t>(config.ema.decays.size()) + power_emas;
   const auto file = layout.numel() * static_cast<std::int64_t>(sizeof(float));
@@ -22,16 +25,19 @@ Estimate estimate(const Config& config, const data::ImageShape& shape, int ranks
                     .tensors = static_cast<std::int64_t>(layout.ranges().size()),
                     .weight_bytes = buffer,
                     .gradient_bytes = buffer,
-                    .adam_bytes = 2 * buffer,
-                    .ema_bytes = emas * buffer,
+                    .adam_bytes = 2 * state,
+                    .ema_bytes = emas * state,
+                    .gathered_bytes = shards.sharded() ? buffer : 0,
                     .checkpoint_bytes = (3 + emas) * file,
                     .snapshot_bytes = config.ema.snapshot_every > 0 ? power_emas * file : 0};
   const SlicePlan plan(config, ranks);
-  if (config.distributed.reduction == Reduction::reproducible) {
-    // A partial sum for each level of the tree of a rank's shards, and a copy of the buckets in exchange.
-    const auto levels = std::bit_width(static_cast<std::uint64_t>(plan.slices_of(0).size())) - 1;
-    estimate.gradient_bytes += (levels + (ranks > 1 ? 2 : 0)) * buffer;
-  }
+  const bool reproducible = config.distributed.reduction == Reduction::reproducible;
+  const bool bf16 = config.distributed.wire == Wire::bf16;
+  // A partial sum for each level of the tree of a rank's shards.
+  if (reproducible)
+    estimate.gradient_bytes += (std::bit_width(static_cast<std::uint64_t>(plan.slices_of(0).size())) - 1) * buffer;
+  // What the others send, in fp32; or in bf16 with what is sent.
+  if (ranks > 1 && (reproducible || bf16)) estimate.gradient_bytes += buffer;
   for (int rank = 0; rank < ranks; ++rank) {
     std::int64_t share = 0;
     for (const Slice& slice : plan.slices_of(rank)) {

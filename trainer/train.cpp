@@ -80,7 +80,8 @@ TrainOutcome train(const Config& config, const std::string& resolved_config, com
       .arena = ParameterArena(
           unet_parameters(with_output_channels(config.model, train_set.shape(), config.diffusion.variance_type),
                           train_set.shape()),
-          config.ema.decays.size() + config.ema.power_sigmas.size(), config.run.seed, device),
+          config.ema.decays.size() + config.ema.power_sigmas.size(), config.run.seed, device,
+          shard_options(config, world.rank(), world.size())),
       .progress = {},
       .losses = {},
       .loss_history =

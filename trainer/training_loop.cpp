@@ -18,6 +18,7 @@
 #include "trainer/interchange/grid.hpp"
 #include "trainer/interchange/png.hpp"
 #include "trainer/model/architecture.hpp"
+#include "trainer/optimize/gradient_norm.hpp"
 #include "trainer/optimize/learning_rate.hpp"
 #include "trainer/random/keyed_noise.hpp"
 #include "trainer/run_error.hpp"
@@ -79,9 +80,9 @@ TrainingLoop::TrainingLoop(Surroundings surroundings, TrainingState& state, std:
       model_(network_, in_.train.shape(), state.arena.trainable(), state.arena.layout().memory_format()),
       plan_(in_.config, in_.world.size()),
       slices_(plan_.slices_of(in_.world.rank())),
-      reducer_(state.arena, in_.world.gradients(), in_.world.control(),
-               static_cast<std::int64_t>(in_.config.distributed.bucket_mib * 1024 * 1024), in_.compute_stream,
-               in_.config.distributed.reduction, in_.config.distributed.overlap),
+      reducer_(state.arena, in_.world.gradients(), in_.world.control(), in_.compute_stream,
+               in_.config.distributed.reduction, in_.config.distributed.wire, in_.config.distributed.overlap),
+      shards_(state.arena, in_.world.gradients(), in_.compute_stream),
       optimizer_(in_.config.optimizer, in_.config.ema, in_.config.train.steps),
       trace_(in_.trace ? std::optional<TraceRecorder>(std::in_place, paths_.trace(), in_.world, clock_) : std::nullopt),
       loader_(in_.train, data::SampleOrder(in_.train.size(), in_.config.run.seed),
@@ -145,12 +146,14 @@ void TrainingLoop::step() {
   agree(losses);
   clock_.enter(Activity::buckets);
   reducer_.finish();
+  // A loss that is not finite has no gradient to speak of: the update is skipped as for one that is not finite itself.
+  const double norm = std::isfinite(losses.loss()) ? gradient_norm(state_.arena, in_.world.control()) : NAN;
   clock_.enter(Activity::optimizer);
-  if (std::isfinite(losses.loss()))
-    last_update_ =
-        optimizer_.update(state_.arena, state_.progress.step, state_.progress.updates);  // clip, Adam, EMA: one pass
-  else
-    last_update_ = {NAN, learning_rate(in_.config.optimizer, state_.progress.step, in_.config.train.steps), true};
+  last_update_ =
+      optimizer_.update(state_.arena, norm, state_.progress.step, state_.progress.updates,  // clip, Adam, EMA
+                        [&](std::size_t segment) { shards_.send_weights(segment); });
+  clock_.enter(Activity::buckets);
+  shards_.finish();
 
   if (importance) losses.add_to(state_.loss_history, timesteps_of_batch(first));
   ++state_.progress.step;
@@ -323,12 +326,10 @@ void TrainingLoop::checkpoint() {
   in_.world.enter(comm::Phase::checkpoint, kLongWork);
   clock_.enter(Activity::checkpoint);
   require_same_on_all_ranks(
-      in_.world.control(), hash_of_state(state_), "weights, Adam or EMA",
+      in_.world.control(), hash_of_replicas(state_), "weights, Adam or EMA",
       "the ranks have drifted apart, by a fault of memory, processor or network; start again from the last checkpoint");
-  if (metrics_) {
-    save_checkpoint(paths_.checkpoints(), state_, in_.origin, metrics_->sync());
-    remove_old_checkpoints(paths_.checkpoints(), in_.config.checkpoint.keep);
-  }
+  save_checkpoint(paths_.checkpoints(), state_, shards_, in_.origin, metrics_ ? metrics_->sync() : 0);
+  if (in_.world.is_root()) remove_old_checkpoints(paths_.checkpoints(), in_.config.checkpoint.keep);
   // No rank leaves, and the run does not end, before the checkpoint is published; writing may take longer than a
   // collective.
   in_.world.control().barrier().wait(kLongWork);
@@ -337,12 +338,12 @@ void TrainingLoop::checkpoint() {
 void TrainingLoop::snapshot() {
   in_.world.enter(comm::Phase::checkpoint, kLongWork);
   clock_.enter(Activity::snapshot);
-  if (metrics_) save_snapshot(paths_.snapshots(), state_, in_.origin);
+  save_snapshot(paths_.snapshots(), state_, shards_, in_.origin);
   in_.world.control().barrier().wait(kLongWork);  // writing may take longer than a collective
 }
 
 UNet TrainingLoop::predictor() const {
-  return UNet(network_, in_.train.shape(), state_.arena.frozen(state_.arena.emas().front()),
+  return UNet(network_, in_.train.shape(), state_.arena.frozen(shards_.materialise(state_.arena.ema(0))),
               state_.arena.layout().memory_format());
 }
 

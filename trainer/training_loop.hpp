@@ -22,6 +22,7 @@
 #include "trainer/model/unet.hpp"
 #include "trainer/optimize/adam_ema.hpp"
 #include "trainer/optimize/gradient_reducer.hpp"
+#include "trainer/optimize/shard_gather.hpp"
 #include "trainer/optimize/slice_plan.hpp"
 #include "trainer/run_folder.hpp"
 #include "trainer/step_losses.hpp"
@@ -83,7 +84,8 @@ class TrainingLoop {
   void checkpoint();
   /// Of the power-function averages, before the checkpoint of the same step.
   void snapshot();
-  /// The network over the first EMA; shares its memory.
+  /// The network over the first EMA; shares its memory, or where it is sharded holds a whole one of its own.
+  /// Collective.
   UNet predictor() const;
   std::string predictor_name() const;
 
@@ -98,6 +100,7 @@ class TrainingLoop {
   SlicePlan plan_;
   std::vector<Slice> slices_;  // of this rank, in each global batch
   GradientReducer reducer_;
+  ShardGather shards_;
   AdamEma optimizer_;
   ActivityClock clock_;  // evaluation, samples and checkpoints are not training and do not count as step
   std::optional<TraceRecorder> trace_;

@@ -10,7 +10,6 @@
 #include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <numeric>
 #include <span>
 #include <vector>
 
@@ -18,14 +17,7 @@
 #include "launch/device.hpp"
 #include "launch/usage_error.hpp"
 #include "launch/world_options.hpp"
-#include "trainer/diffusion/level_sampler.hpp"
-#include "trainer/diffusion/objective.hpp"
-#include "trainer/model/unet.hpp"
-#include "trainer/optimize/adam_ema.hpp"
-#include "trainer/optimize/gradient_reducer.hpp"
-#include "trainer/optimize/slice_plan.hpp"
-#include "trainer/random/keyed_noise.hpp"
-#include "trainer/step_losses.hpp"
+#include "trainer/synthetic_steps.hpp"
 #include "trainer/telemetry/activity_clock.hpp"
 #include "trainer/telemetry/rank_trace.hpp"
 #include "trainer/telemetry/timeline_files.hpp"
@@ -86,92 +78,9 @@ Figures medians(const std::vector<Figures>& steps) {
           of(&Figures::waiting)};
 }
 
-/// The step of a training over images made up.
-class TrainingSteps {
- public:
-  TrainingSteps(const trainer::Config& config, const data::ImageShape& shape, comm::World& world)
-      : config_(config),
-        shape_(shape),
-        world_(world),
-        network_(trainer::with_output_channels(config.model, shape, config.diffusion.variance_type)),
-        process_(trainer::NoiseSchedule(config.diffusion)),
-        objective_(config, process_),
-        level_sampler_(config, process_.schedule()),
-        history_(config.objective.timesteps == trainer::TimestepSampling::importance ? config.diffusion.timesteps : 0),
-        arena_(trainer::unet_parameters(network_, shape), config.ema.decays.size() + config.ema.power_sigmas.size(),
-               config.run.seed, at::kCPU),
-        model_(network_, shape, arena_.trainable(), arena_.layout().memory_format()),
-        plan_(config, world.size()),
-        slices_(plan_.slices_of(world.rank())),
-        optimizer_(config.optimizer, config.ema, config.train.steps) {}
-
-  /// @param number  from 1
-  /// @param clock   learns what the time is spent on
-  void step(std::int64_t number, comm::Communicator& gradients, bool overlap, trainer::ActivityClock& clock) {
-    trainer::GradientReducer reducer(arena_, gradients, world_.control(),
-                                     static_cast<std::int64_t>(config_.distributed.bucket_mib * 1024 * 1024),
-                                     /*compute_stream=*/nullptr, config_.distributed.reduction, overlap);
-    buckets_ = reducer.buckets().size();
-    trainer::StepLosses losses(plan_.global_batch(), /*keep_each=*/false);
-    world_.control().barrier().wait();
-    clock.begin_step(number);
-    for (std::size_t i = 0; i < slices_.size(); ++i) {
-      clock.enter(trainer::Activity::forward);
-      std::vector<std::uint64_t> positions(static_cast<std::size_t>(slices_[i].count));
-      std::iota(positions.begin(), positions.end(), static_cast<std::uint64_t>(slices_[i].offset));
-      const trainer::LevelDraw draw = level_sampler_.draw(positions, /*first=*/0, history_);
-      const trainer::Network network = [&](const at::Tensor& x, const at::Tensor& condition) {
-        return model_(x, condition, {.positions = positions, .seed = config_.run.seed, .training = true});
-      };
-      const trainer::ObjectiveTerms terms =
-          objective_.terms(network, normals(trainer::Purpose::sampling_start, positions),
-                           normals(trainer::Purpose::noise, positions), draw.levels);
-      const at::Tensor loss = terms.loss.sum() / plan_.global_batch();
-      clock.enter(trainer::Activity::backward);
-      reducer.backward(loss, i, slices_.size());
-      clock.enter(trainer::Activity::losses);
-      losses.add(terms, draw, slices_[i].offset);
-    }
-    clock.enter(trainer::Activity::agreement);
-    losses.add_up(world_.control());
-    clock.enter(trainer::Activity::buckets);
-    reducer.finish();
-    clock.enter(trainer::Activity::optimizer);
-    optimizer_.update(arena_, updates_, updates_);
-    ++updates_;
-    clock.leave();
-  }
-
-  std::int64_t parameters() const { return arena_.layout().numel(); }
-  std::size_t gradient_bytes() const { return static_cast<std::size_t>(arena_.layout().size()) * sizeof(float); }
-  std::size_t buckets() const { return buckets_; }
-
- private:
-  at::Tensor normals(trainer::Purpose purpose, std::span<const std::uint64_t> positions) const {
-    return trainer::keyed_normal({.seed = config_.run.seed, .purpose = purpose}, positions,
-                                 {shape_.channels, shape_.height, shape_.width});
-  }
-
-  const trainer::Config& config_;
-  data::ImageShape shape_;
-  comm::World& world_;
-  trainer::ModelConfig network_;
-  trainer::DiffusionProcess process_;
-  trainer::Objective objective_;
-  trainer::LevelSampler level_sampler_;
-  trainer::LossHistory history_;
-  trainer::ParameterArena arena_;
-  trainer::UNet model_;
-  trainer::SlicePlan plan_;
-  std::vector<trainer::Slice> slices_;
-  trainer::AdamEma optimizer_;
-  std::int64_t updates_ = 0;
-  std::size_t buckets_ = 0;
-};
-
 /// Seconds of backward without a wire in the way: the shortest of some, since what else the machine does only makes it
 /// longer; the mean over the ranks.
-double backward_seconds(TrainingSteps& steps, comm::World& world) {
+double backward_seconds(trainer::SyntheticSteps& steps, comm::World& world) {
   constexpr int kSteps = 10;
   double shortest = std::numeric_limits<double>::infinity();
   for (int i = 0; i < kSteps; ++i) {
@@ -183,8 +92,8 @@ double backward_seconds(TrainingSteps& steps, comm::World& world) {
 }
 
 /// Odd steps with overlap, even ones without, so that both meet the same load of the machine.
-trainer::RankTrace measure(TrainingSteps& steps, int rounds, comm::World& world, comm::Communicator& gradients,
-                           comm::FlightRecorder& recorder) {
+trainer::RankTrace measure(trainer::SyntheticSteps& steps, int rounds, comm::World& world,
+                           comm::Communicator& gradients, comm::FlightRecorder& recorder) {
   trainer::RankTrace trace{.rank = world.rank(),
                            .host = world.host_name(),
                            .time = trainer::common_time_base(world.control()),
@@ -276,7 +185,7 @@ ExitCode bench_overlap(const OverlapArguments& arguments, Session& session) {
   const comm::WorldOptions options = world_options(config.distributed, /*require_all_slurm_tasks=*/true);
   comm::World& world = session.start_world(options);
   bind_device(config.distributed, world);
-  TrainingSteps steps(config, shape, world);
+  trainer::SyntheticSteps steps(config, shape, world, at::kCPU);
   const double backward = backward_seconds(steps, world);
 
   const auto recorder = std::make_shared<comm::FlightRecorder>();

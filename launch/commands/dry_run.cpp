@@ -11,6 +11,17 @@ std::string mebibytes(std::int64_t bytes) {
   return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1024.0 * 1024.0));
 }
 
+/// Of the buffers of a rank; gathered ones come and go.
+std::string memory_of(const trainer::Estimate& e) {
+  std::string parts =
+      fmt::format("{} (weights {}, gradients {}, Adam {}, EMA {})",
+                  mebibytes(e.weight_bytes + e.gradient_bytes + e.adam_bytes + e.ema_bytes), mebibytes(e.weight_bytes),
+                  mebibytes(e.gradient_bytes), mebibytes(e.adam_bytes), mebibytes(e.ema_bytes));
+  if (e.gathered_bytes > 0)
+    parts += fmt::format(", {} more while it evaluates or makes a checkpoint", mebibytes(e.gathered_bytes));
+  return parts;
+}
+
 }  // namespace
 
 std::string dry_run_report(const trainer::Config& config, const trainer::Estimate& estimate, std::uint64_t images,
@@ -20,10 +31,13 @@ std::string dry_run_report(const trainer::Config& config, const trainer::Estimat
   std::string text = resolved_toml(config) + "\n";
   text += fmt::format("# {} parameters in {} tensors, for images of {}x{}x{}\n", e.parameters, e.tensors,
                       shape.channels, shape.height, shape.width);
-  text += fmt::format(
-      "# memory of each rank: {} (weights {}, gradients {}, Adam {}, EMA {}), and the activations of {} images\n",
-      mebibytes(e.weight_bytes + e.gradient_bytes + e.adam_bytes + e.ema_bytes), mebibytes(e.weight_bytes),
-      mebibytes(e.gradient_bytes), mebibytes(e.adam_bytes), mebibytes(e.ema_bytes), e.micro_batch);
+  text += fmt::format("# memory of each rank: {}, and the activations of {} images\n", memory_of(e), e.micro_batch);
+  if (ranks > 1) {
+    trainer::Config other = config;
+    other.optimizer.shard = !config.optimizer.shard;
+    text += fmt::format("# with optimizer.shard = {}: {}\n", other.optimizer.shard,
+                        memory_of(trainer::estimate(other, shape, ranks)));
+  }
   text += fmt::format("# step: {} images on {} rank{}, at most {} each and {} in one forward pass\n",
                       config.train.batch_size, ranks, ranks == 1 ? "" : "s", e.images_per_rank, e.micro_batch);
   text += fmt::format("# data: {} images, {} of pixels; {:.1f} steps an epoch, {:.2f} epochs in {} steps\n", images,

@@ -118,6 +118,10 @@ void check_distributed(const trainer::Config& config, const PlaceOf& place_of) {
         "= " + text(config.train.micro_batch) +
             " would cut the shards of distributed.reduction = \"reproducible\" differently on other numbers of ranks; "
             "set it to 0, and raise distributed.shards to save memory");
+  if (distributed.wire == trainer::Wire::bf16)
+    refuse(place_of, "distributed.wire",
+           "= \"bf16\" rounds the sum of each rank, which depends on their number; distributed.reduction = "
+           "\"reproducible\" needs \"fp32\"");
 }
 
 void check_sample(const trainer::Config& config, const PlaceOf& place_of) {

@@ -299,6 +299,11 @@ void add_optimizer(std::vector<Key>& keys) {
   keys.push_back(Entry("optimizer.schedule", &Config::optimizer, &OptimizerConfig::schedule,
                        {{"constant", LrSchedule::constant}, {"cosine", LrSchedule::cosine}},
                        "Learning rate after the warm-up: constant, or a half cosine that reaches 0 at train.steps."));
+  keys.push_back(
+      Entry("optimizer.shard", &Config::optimizer, &OptimizerConfig::shard,
+            "Each rank keeps its part of Adam's moments and of the averages alone (ZeRO stage 1): less memory "
+            "a rank, the same weights.")
+          .changeable());
 }
 
 void add_ema(std::vector<Key>& keys) {
@@ -459,8 +464,13 @@ void add_distributed(std::vector<Key>& keys) {
                        "Parts of the global batch that reproducible reduction puts through the network one by one; a "
                        "power of two, and at least the number of ranks.")
                      .in(between(1, 65536)));
+  keys.push_back(Entry("distributed.wire", &Config::distributed, &DistributedConfig::wire,
+                       {{"fp32", Wire::fp32}, {"bf16", Wire::bf16}},
+                       "How gradients travel: as they are, or rounded to bfloat16, which is half the bytes; they are "
+                       "added in float32 all the same."));
   keys.push_back(Entry("distributed.bucket_mib", &Config::distributed, &DistributedConfig::bucket_mib,
-                       "Most MiB of gradients in one all-reduce.")
+                       "Most MiB of gradients in one collective; more where the ranks' parts would be smaller than "
+                       "16 KiB.")
                      .in({.least = 0, .most = 65536, .above_least = true})
                      .changeable());
   keys.push_back(Entry("distributed.overlap", &Config::distributed, &DistributedConfig::overlap,

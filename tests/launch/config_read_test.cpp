@@ -175,6 +175,8 @@ INSTANTIATE_TEST_SUITE_P(
                 "is more than train.batch_size = 8"},
         BadText{"ShardsAndMicroBatches", "[distributed]\nreduction = \"reproducible\"\n[train]\nmicro_batch = 4\n",
                 "raise distributed.shards"},
+        BadText{"RoundedReproducibleSums", "[distributed]\nreduction = \"reproducible\"\nwire = \"bf16\"\n",
+                "run.toml:3: 'distributed.wire' = \"bf16\" rounds the sum of each rank"},
         BadText{"WidthTwice", "[ema]\npower_sigmas = [0.1, 0.1]\n", "holds the same width twice"},
         BadText{"EmptyChurn", "[sample]\nchurn_min = 2.0\nchurn_max = 1.0\n", "is above sample.churn_max = 1.0"},
         BadText{"EmptyGuidance", "[sample]\nguidance_sigma_min = 2.0\nguidance_sigma_max = 1.0\n",

@@ -165,6 +165,7 @@ TEST(Resume, EveryKeyIsEitherFreeOrRefusedWithBothValues) {
                                       "train.log_every",
                                       "train.evaluate_every",
                                       "train.sample_every",
+                                      "optimizer.shard",
                                       "checkpoint.every",
                                       "checkpoint.keep",
                                       "evaluate.batch_size",

@@ -166,5 +166,24 @@ TEST(DryRun, TheReportIsTheConfigurationWithTheEstimatesOfTheDdpmPaper) {
   EXPECT_EQ(read_config_text(report, "report").train.steps, 800'000) << "the report is itself a configuration";
 }
 
+TEST(DryRun, TheReportSaysWhatShardingSavesARank) {
+  trainer::Config config;
+  const data::ImageShape shape{3, 32, 32};
+  const auto report = [&](int ranks) {
+    return dry_run_report(config, trainer::estimate(config, shape, ranks), 50'000, shape, ranks);
+  };
+  // 35,746,307 floats are 136.4 MiB: two buffers are whole, Adam's two and one average are cut in four.
+  const std::string sharded =
+      "375.0 MiB (weights 136.4 MiB, gradients 136.4 MiB, Adam 68.2 MiB, EMA 34.1 MiB), 136.4 MiB more while it "
+      "evaluates or makes a checkpoint";
+  const std::string plain = "681.9 MiB (weights 136.4 MiB, gradients 136.4 MiB, Adam 272.8 MiB, EMA 136.4 MiB)";
+  EXPECT_THAT(report(4), HasSubstr("# memory of each rank: " + plain));
+  EXPECT_THAT(report(4), HasSubstr("# with optimizer.shard = true: " + sharded));
+  config.optimizer.shard = true;
+  EXPECT_THAT(report(4), HasSubstr("# memory of each rank: " + sharded));
+  EXPECT_THAT(report(4), HasSubstr("# with optimizer.shard = false: " + plain));
+  EXPECT_THAT(report(1), testing::Not(HasSubstr("# with optimizer.shard"))) << "one rank has nothing to share";
+}
+
 }  // namespace
 }  // namespace perrin::launch

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "comm/local_communicator.hpp"
 #include "data/file.hpp"
 #include "tests/trainer/temporary_folder.hpp"
 #include "trainer/checkpoint/checkpoint_error.hpp"
@@ -13,6 +14,7 @@
 #include "trainer/checkpoint/post_hoc.hpp"
 #include "trainer/checkpoint/stored_model.hpp"
 #include "trainer/optimize/adam_ema.hpp"
+#include "trainer/optimize/gradient_norm.hpp"
 #include "trainer/run_folder.hpp"
 
 namespace perrin::trainer {
@@ -60,12 +62,12 @@ class SmallRun {
     Progress& progress = state_.progress;
     while (progress.step < kUpdates) {
       state_.arena.gradients().copy_(
-          at::arange(state_.arena.layout().size(), at::kFloat).mul(0.37 * static_cast<double>(progress.step)).sin());
-      adam.update(state_.arena, progress.step++, progress.updates++);
+          at::arange(state_.arena.plan().size(), at::kFloat).mul(0.37 * static_cast<double>(progress.step)).sin());
+      adam.update(state_.arena, gradient_norm(state_.arena.gradients()), progress.step++, progress.updates++);
       if (ema_.snapshot_every > 0 && progress.step % ema_.snapshot_every == 0)
-        save_snapshot(paths_.snapshots(), state_, origin_of(ema_));
+        save_snapshot(paths_.snapshots(), state_, shards_, origin_of(ema_));
     }
-    save_checkpoint(paths_.checkpoints(), state_, origin_of(ema_), 0);
+    save_checkpoint(paths_.checkpoints(), state_, shards_, origin_of(ema_), 0);
   }
 
   const RunPaths& paths() const { return paths_; }
@@ -77,6 +79,8 @@ class SmallRun {
   RunPaths paths_;
   EmaConfig ema_;
   TrainingState state_;
+  comm::LocalCommunicator alone_;
+  ShardGather shards_{state_.arena, alone_, nullptr};
 };
 
 const EmaConfig kTwoWidths{.decays = {0.9}, .power_sigmas = {0.05, 0.10}, .snapshot_every = 40};

@@ -9,6 +9,7 @@
 #include "trainer/diffusion/objective.hpp"
 #include "trainer/model/unet.hpp"
 #include "trainer/optimize/adam_ema.hpp"
+#include "trainer/optimize/gradient_norm.hpp"
 #include "trainer/random/keyed_noise.hpp"
 
 namespace perrin::trainer {
@@ -55,7 +56,7 @@ TEST(GaussianData, ATrainedNetworkReachesTheFloorOfItsLoss) {
       arena.layout().view(arena.gradients(), arena.layout().ranges()[i]).copy_(gradient);
       gradient.reset();
     }
-    optimizer.update(arena, step, step);
+    optimizer.update(arena, gradient_norm(arena.gradients()), step, step);
   }
 
   const at::NoGradGuard no_grad;

@@ -1,10 +1,12 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <numeric>
 
-#include "trainer/optimize/gradient_reducer.hpp"
+#include "trainer/optimize/gradient_norm.hpp"
 #include "trainer/optimize/parameter_layout.hpp"
+#include "trainer/optimize/shard_plan.hpp"
 #include "trainer/optimize/slice_plan.hpp"
 
 namespace perrin::trainer {
@@ -48,33 +50,72 @@ TEST(ParameterLayout, ConvolutionsAreStoredChannelsLast) {
   EXPECT_TRUE(view.is_contiguous(at::MemoryFormat::ChannelsLast));
 }
 
-TEST(Buckets, CoverTheArenaFromItsEndWithoutGapOrOverlap) {
-  const ParameterLayout layout(some_parameters(), at::MemoryFormat::ChannelsLast);
-  for (const std::int64_t cap : {1, 64, 500, 700, 1 << 20}) {
-    std::int64_t end = layout.size();
-    std::size_t next = layout.ranges().size();
-    for (const Bucket& bucket : cut_buckets(layout, cap)) {
-      EXPECT_EQ(bucket.offset + bucket.count, end) << cap;
-      EXPECT_EQ(bucket.last_range + 1, next) << cap;
-      EXPECT_LE(bucket.first_range, bucket.last_range) << cap;
-      end = bucket.offset;
-      next = bucket.first_range;
-    }
-    EXPECT_EQ(end, 0) << cap;
-    EXPECT_EQ(next, 0U) << cap;
-  }
+constexpr std::int64_t kCaps[] = {1, 100'000, 1 << 20, std::int64_t{1} << 40};  // bytes
+constexpr int kRanks[] = {1, 2, 3, 4, 7, 64};
+
+/// About 1.2 MB in parameters of all sizes, one of them far above some of the caps.
+ParameterLayout large_layout() {
+  auto parameters = some_parameters();
+  parameters.push_back({.name = "wide", .shape = {300, 1000}});
+  parameters.push_back({.name = "end", .shape = {3}});
+  return {parameters, at::MemoryFormat::Contiguous};
 }
 
-TEST(Buckets, ExceedTheCapOnlyForASingleParameter) {
-  const ParameterLayout layout(some_parameters(), at::MemoryFormat::ChannelsLast);
-  for (const std::int64_t cap : {64, 500, 700}) {
-    for (const Bucket& bucket : cut_buckets(layout, cap))
-      if (bucket.first_range != bucket.last_range) {
-        EXPECT_LE(bucket.count * 4, cap);
+TEST(ShardPlan, BucketsCoverTheArenaFromItsEndInPartsOfWholeNormBlocks) {
+  for (const ParameterLayout& layout :
+       {ParameterLayout(some_parameters(), at::MemoryFormat::Contiguous), large_layout()})
+    for (const std::int64_t cap : kCaps)
+      for (const int ranks : kRanks) {
+        const ShardPlan plan(layout, {.ranks = ranks, .bucket_bytes = cap});
+        EXPECT_GE(plan.size(), layout.size());
+        EXPECT_LT(plan.size() - layout.size(), ranks * kNormBlock);
+        std::int64_t end = plan.size();
+        for (const Bucket& bucket : plan.buckets()) {
+          EXPECT_EQ(bucket.offset + bucket.count, end) << cap << ", " << ranks;
+          EXPECT_GT(bucket.count, 0);
+          EXPECT_EQ(bucket.count % (ranks * kNormBlock), 0) << cap << ", " << ranks;
+          EXPECT_LE(bucket.count * 4, std::max(cap, ranks * kNormBlock * 4)) << cap << ", " << ranks;
+          end = bucket.offset;
+        }
+        EXPECT_EQ(end, 0) << cap << ", " << ranks;
       }
-  }
-  EXPECT_EQ(cut_buckets(layout, 1).size(), layout.ranges().size());
-  EXPECT_EQ(cut_buckets(layout, 1 << 20).size(), 1U);
+}
+
+TEST(ShardPlan, TheFirstBucketIsSmallAndTheOthersAreAsLargeAsTheyMayBe) {
+  const ShardPlan plan(ParameterLayout({{.name = "w", .shape = {10'000'000}}}, at::MemoryFormat::Contiguous),
+                       {.ranks = 2, .bucket_bytes = std::int64_t{4} << 20});
+  EXPECT_EQ(plan.buckets().front().count * 4, 1 << 20);
+  for (std::size_t b = 1; b + 1 < plan.buckets().size(); ++b) EXPECT_EQ(plan.buckets()[b].count * 4, 4 << 20);
+}
+
+TEST(ShardPlan, EveryElementHasOneOwnerAndOnePlaceInItsState) {
+  const ParameterLayout layout = large_layout();
+  for (const std::int64_t cap : kCaps)
+    for (const int ranks : kRanks) {
+      const ShardPlan plan(layout, {.ranks = ranks, .bucket_bytes = cap, .shard = true});
+      EXPECT_EQ(plan.sharded(), ranks > 1);
+      EXPECT_EQ(plan.state_size() * ranks, plan.size());
+      std::vector<int> owners(static_cast<std::size_t>(plan.size()));
+      for (int rank = 0; rank < ranks; ++rank) {
+        std::int64_t state = 0;
+        for (const Segment& segment : plan.segments_of(rank)) {
+          EXPECT_EQ(segment.state_offset, state);
+          EXPECT_EQ(segment.arena_offset % kNormBlock, 0);
+          state += segment.count;
+          for (std::int64_t i = 0; i < segment.count; ++i) ++owners[static_cast<std::size_t>(segment.arena_offset + i)];
+        }
+        EXPECT_EQ(state, plan.state_size());
+      }
+      EXPECT_EQ(std::count(owners.begin(), owners.end(), 1), plan.size()) << cap << ", " << ranks;
+    }
+}
+
+TEST(ShardPlan, WithoutShardingEveryRankOwnsTheWholeArenaAsOneSegment) {
+  const ShardPlan plan(large_layout(), {.rank = 1, .ranks = 3, .bucket_bytes = 1});
+  ASSERT_EQ(plan.own().size(), 1u);
+  EXPECT_EQ(plan.own()[0].count, plan.size());
+  EXPECT_EQ(plan.state_size(), plan.size());
+  EXPECT_THROW(ShardPlan(large_layout(), {.rank = 3, .ranks = 3}), std::invalid_argument);
 }
 
 TEST(SlicePlan, RanksCoverTheBatchOnceInOrder) {

@@ -8,6 +8,7 @@
 #include <random>
 
 #include "trainer/optimize/adam_ema.hpp"
+#include "trainer/optimize/gradient_norm.hpp"
 #include "trainer/optimize/power_ema.hpp"
 
 namespace perrin::trainer {
@@ -88,12 +89,12 @@ TEST(AdamEma, TracksPowerAveragesBesideTheOthers) {
 
   std::vector<at::Tensor> history;
   for (std::int64_t t = 1; t <= 80; ++t) {
-    arena.gradients().copy_(at::arange(arena.layout().size(), at::kFloat).mul(0.1 * static_cast<double>(t)).sin());
-    adam.update(arena, t, t - 1);
+    arena.gradients().copy_(at::arange(arena.plan().size(), at::kFloat).mul(0.1 * static_cast<double>(t)).sin());
+    adam.update(arena, gradient_norm(arena.gradients()), t, t - 1);
     history.push_back(arena.weights().to(at::kDouble));
     if (t == 40) {  // a step that is skipped is no update
       arena.gradients()[7] = std::numeric_limits<float>::infinity();
-      EXPECT_TRUE(adam.update(arena, t, t).skipped);
+      EXPECT_TRUE(adam.update(arena, gradient_norm(arena.gradients()), t, t).skipped);
     }
   }
   at::Tensor exponential = at::zeros_like(history[0]);

@@ -4,6 +4,8 @@
 
 #include "comm/comm_error.hpp"
 #include "tests/support/world.hpp"
+#include "tests/trainer/counting_communicator.hpp"
+#include "tests/trainer/small_network.hpp"
 #include "trainer/optimize/gradient_reducer.hpp"
 #include "trainer/optimize/slice_plan.hpp"
 #include "trainer/same_on_all_ranks.hpp"
@@ -11,174 +13,181 @@
 namespace perrin::trainer {
 namespace {
 
-constexpr std::int64_t kBatch = 12;
-constexpr std::int64_t kTinyBucket = 64;  // bytes: every parameter below leaves on its own
+using test::kBatch, test::kTinyBucket, test::loss_of, test::parameters, test::reference_gradient;
 
-std::vector<ParameterSpec> parameters() {
-  const Initializer random{.kind = Initializer::Kind::xavier_uniform, .scale = 1.0};
-  return {{.name = "conv.weight", .shape = {6, 2, 3, 3}, .initializer = random},
-          {.name = "conv.bias", .shape = {6}},
-          {.name = "linear.weight", .shape = {4, 6}, .initializer = random},
-          {.name = "linear.bias", .shape = {4}}};
+constexpr std::int64_t kHugeBucket = std::int64_t{1} << 30;
+
+ShardOptions options(std::int64_t bucket_bytes, bool shard = false) {
+  comm::World& world = perrin::test::world();
+  return {.rank = world.rank(), .ranks = world.size(), .bucket_bytes = bucket_bytes, .shard = shard};
 }
 
-/// Mean over the global batch of a small convolutional network's squared output; the images are the same on every rank.
-at::Tensor loss_of(const ParameterArena& arena, std::int64_t offset, std::int64_t count) {
-  const at::Tensor images =
-      at::arange(kBatch * 2 * 5 * 5, at::kFloat).view({kBatch, 2, 5, 5}).sin().narrow(0, offset, count);
-  const auto& p = arena.leaves();
-  const at::Tensor features = at::conv2d(images, p[0], p[1]).tanh().mean({2, 3});
-  return at::linear(features, p[2], p[3]).square().sum() / kBatch;
+/// What this rank owns of a gradient, and the same of the reduced one. @param expected [layout().size()]
+std::pair<at::Tensor, at::Tensor> own_parts(const ParameterArena& arena, const at::Tensor& expected) {
+  const at::Tensor whole = at::constant_pad_nd(expected, {0, arena.plan().size() - expected.numel()});
+  at::Tensor found = at::empty({arena.plan().state_size()}), wanted = at::empty_like(found);
+  arena.keep_own(arena.gradients(), found);
+  arena.keep_own(whole, wanted);
+  return {found, wanted};
 }
 
-/// The gradient of the whole batch in one process, without hooks or buckets.
-at::Tensor reference_gradient() {
-  const ParameterArena arena(parameters(), 0, /*seed=*/3, at::kCPU);
-  loss_of(arena, 0, kBatch).backward();
-  at::Tensor flat = at::zeros({arena.layout().size()});
-  for (std::size_t i = 0; i < arena.leaves().size(); ++i)
-    arena.layout().view(flat, arena.layout().ranges()[i]).copy_(arena.leaves()[i].grad());
-  return flat;
-}
-
-class ReducerOver : public testing::TestWithParam<std::tuple<std::int64_t, std::int64_t>> {};
-INSTANTIATE_TEST_SUITE_P(MicroBatchAndBucket, ReducerOver,
-                         testing::Combine(testing::Values(0, 1, 2),
-                                          testing::Values(kTinyBucket, std::int64_t{1} << 20)));
+class ReducerOver : public testing::TestWithParam<std::tuple<std::int64_t, std::int64_t, bool>> {};
+INSTANTIATE_TEST_SUITE_P(MicroBatchBucketAndShard, ReducerOver,
+                         testing::Combine(testing::Values(0, 1, 2), testing::Values(kTinyBucket, kHugeBucket),
+                                          testing::Bool()));
 
 TEST_P(ReducerOver, SlicesGivesTheGradientOfTheWholeBatch) {
-  comm::World& world = test::world();
-  const auto [micro_batch, bucket_bytes] = GetParam();
-  ParameterArena arena(parameters(), 0, /*seed=*/3, at::kCPU);
-  GradientReducer reducer(arena, world.gradients(), world.control(), bucket_bytes, nullptr);
+  comm::World& world = perrin::test::world();
+  const auto [micro_batch, bucket_bytes, shard] = GetParam();
+  ParameterArena arena(parameters(), 0, /*seed=*/3, at::kCPU, options(bucket_bytes, shard));
+  GradientReducer reducer(arena, world.gradients(), world.control(), nullptr);
   const auto slices = SlicePlan(kBatch, world.size(), micro_batch).slices_of(world.rank());
+  const at::Tensor expected = reference_gradient();
   for (int step = 0; step < 3; ++step) {  // no step leaves anything behind for the next
-    for (std::size_t i = 0; i < slices.size(); ++i)
-      reducer.backward(loss_of(arena, slices[i].offset, slices[i].count), i, slices.size());
+    for (std::size_t i = 0; i < slices.size(); ++i) reducer.backward(loss_of(arena, slices[i]), i, slices.size());
     reducer.finish();
-    const at::Tensor expected = reference_gradient();
-    EXPECT_LT((arena.gradients() - expected).norm().item<double>(), 1e-6 * expected.norm().item<double>());
+    const auto [found, wanted] = own_parts(arena, expected);
+    EXPECT_LT((found - wanted).norm().item<double>(), 1e-6 * expected.norm().item<double>());
   }
 }
 
 /// The gradients of all shards in one process, added as a binary tree of neighbours.
 at::Tensor sum_in_tree(std::int64_t shards) {
   std::vector<at::Tensor> level;
-  for (const Slice& shard : SlicePlan(kBatch, 1, 0, shards).slices_of(0)) {
-    const ParameterArena arena(parameters(), 0, /*seed=*/3, at::kCPU);
-    loss_of(arena, shard.offset, shard.count).backward();
-    at::Tensor flat = at::zeros({arena.layout().size()});
-    for (std::size_t i = 0; i < arena.leaves().size(); ++i)
-      arena.layout().view(flat, arena.layout().ranges()[i]).copy_(arena.leaves()[i].grad());
-    level.push_back(flat);
-  }
+  for (const Slice& shard : SlicePlan(kBatch, 1, 0, shards).slices_of(0)) level.push_back(reference_gradient(shard));
   for (; level.size() > 1; level.resize(level.size() / 2))
     for (std::size_t i = 0; i < level.size() / 2; ++i) level[i] = level[2 * i] + level[2 * i + 1];
   return level[0];
 }
 
 TEST(ReproducibleReduction, GivesTheBitsOfTheTreeOnAnyNumberOfRanks) {
-  comm::World& world = test::world();  // 1, 2 or 4 ranks
+  comm::World& world = perrin::test::world();  // 1, 2 or 4 ranks
   for (const std::int64_t shards : {4, 8}) {
-    for (const std::int64_t bucket_bytes : {kTinyBucket, std::int64_t{1} << 20}) {
-      ParameterArena arena(parameters(), 0, /*seed=*/3, at::kCPU);
-      GradientReducer reducer(arena, world.gradients(), world.control(), bucket_bytes, nullptr,
-                              Reduction::reproducible);
-      const auto slices = SlicePlan(kBatch, world.size(), 0, shards).slices_of(world.rank());
-      for (int step = 0; step < 2; ++step) {
-        for (std::size_t i = 0; i < slices.size(); ++i)
-          reducer.backward(loss_of(arena, slices[i].offset, slices[i].count), i, slices.size());
-        reducer.finish();
-        EXPECT_TRUE(arena.gradients().equal(sum_in_tree(shards))) << shards;
+    const at::Tensor expected = sum_in_tree(shards);
+    for (const std::int64_t bucket_bytes : {kTinyBucket, kHugeBucket})
+      for (const bool shard : {false, true}) {
+        ParameterArena arena(parameters(), 0, /*seed=*/3, at::kCPU, options(bucket_bytes, shard));
+        GradientReducer reducer(arena, world.gradients(), world.control(), nullptr, Reduction::reproducible);
+        const auto slices = SlicePlan(kBatch, world.size(), 0, shards).slices_of(world.rank());
+        for (int step = 0; step < 2; ++step) {
+          for (std::size_t i = 0; i < slices.size(); ++i) reducer.backward(loss_of(arena, slices[i]), i, slices.size());
+          reducer.finish();
+          const auto [found, wanted] = own_parts(arena, expected);
+          EXPECT_TRUE(found.equal(wanted)) << shards << (shard ? ", sharded" : "");
+        }
       }
-    }
   }
 }
 
-/// Counts what is submitted, and passes it on.
-class CountingCommunicator final : public comm::Communicator {
- public:
-  explicit CountingCommunicator(comm::Communicator& inner) : inner_(inner) {}
-
-  int submitted() const { return submitted_; }
-  int rank() const noexcept override { return inner_.rank(); }
-  int size() const noexcept override { return inner_.size(); }
-  std::string_view backend() const noexcept override { return inner_.backend(); }
-  bool failed() const noexcept override { return inner_.failed(); }
-  comm::Work all_reduce(void* data, std::size_t count, comm::DataType type, comm::ReduceOp op, void* stream) override {
-    ++submitted_;
-    return inner_.all_reduce(data, count, type, op, stream);
-  }
-  comm::Work reduce_scatter(const void* input, void* output, std::size_t count, comm::DataType type, comm::ReduceOp op,
-                            void* stream) override {
-    return inner_.reduce_scatter(input, output, count, type, op, stream);
-  }
-  comm::Work all_gather(const void* input, void* output, std::size_t count, comm::DataType type,
-                        void* stream) override {
-    return inner_.all_gather(input, output, count, type, stream);
-  }
-  comm::Work all_to_all(const void* input, void* output, std::size_t count, comm::DataType type,
-                        void* stream) override {
-    return inner_.all_to_all(input, output, count, type, stream);
-  }
-  comm::Work broadcast(void* data, std::size_t count, comm::DataType type, int root, void* stream) override {
-    return inner_.broadcast(data, count, type, root, stream);
-  }
-  comm::Work barrier() override { return inner_.barrier(); }
-
- private:
-  comm::Communicator& inner_;
-  int submitted_ = 0;
-};
-
 TEST(Reducer, SendsTheLastLayersWhileBackwardIsStillAtTheFirst) {
-  comm::World& world = test::world();
-  ParameterArena arena(parameters(), 0, 3, at::kCPU);
-  CountingCommunicator gradients(world.gradients());
-  GradientReducer reducer(arena, gradients, world.control(), kTinyBucket, nullptr);
-  int submitted_before_the_first_layer = -1;
-  arena.leaves()[0].register_hook([&](const at::Tensor&) { submitted_before_the_first_layer = gradients.submitted(); });
+  comm::World& world = perrin::test::world();
+  for (const bool shard : {false, true}) {
+    ParameterArena arena(parameters(), 0, 3, at::kCPU, options(kTinyBucket, shard));
+    test::CountingCommunicator gradients(world.gradients());
+    GradientReducer reducer(arena, gradients, world.control(), nullptr);
+    int submitted_before_the_first_layer = -1;
+    arena.leaves()[0].register_hook(
+        [&](const at::Tensor&) { submitted_before_the_first_layer = gradients.submitted(); });
 
+    const Slice slice = SlicePlan(kBatch, world.size(), 0).slices_of(world.rank())[0];
+    reducer.backward(loss_of(arena, slice), /*slice=*/0, /*slices=*/2);
+    EXPECT_EQ(gradients.submitted(), 0);  // accumulation over micro-batches communicates once
+    reducer.backward(loss_of(arena, slice), /*slice=*/1, /*slices=*/2);
+    reducer.finish();
+    const auto buckets = static_cast<int>(arena.plan().buckets().size());
+    EXPECT_GE(buckets, 6);
+    EXPECT_EQ(submitted_before_the_first_layer, buckets - 1);  // the first layer lies in the last one
+    EXPECT_EQ(gradients.submitted(), buckets);
+  }
+}
+
+/// A loss whose gradient is what each rank says: small integers that differ from element to element.
+at::Tensor loss_with_integer_gradient(const ParameterArena& arena, int rank) {
+  at::Tensor loss = at::zeros({});
+  for (const at::Tensor& leaf : arena.leaves())
+    loss = loss + (leaf * (at::arange(leaf.numel(), at::kFloat).view(leaf.sizes()) + 3 * rank).remainder(17)).sum();
+  return loss;
+}
+
+TEST(Bf16Wire, AddsSmallIntegersExactlyAndGivesAllRanksTheSameBits) {
+  comm::World& world = perrin::test::world();
+  for (const bool shard : {false, true}) {
+    ParameterArena arena(parameters(), 0, 3, at::kCPU, options(kTinyBucket, shard));
+    GradientReducer reducer(arena, world.gradients(), world.control(), nullptr, Reduction::fast, Wire::bf16);
+    at::Tensor expected = at::zeros({arena.layout().size()});
+    for (int rank = 0; rank < world.size(); ++rank)
+      for (const auto& range : arena.layout().ranges())
+        arena.layout().view(expected, range) +=
+            (at::arange(range.numel, at::kFloat).view(range.shape) + 3 * rank).remainder(17);
+    reducer.backward(loss_with_integer_gradient(arena, world.rank()), 0, 1);
+    reducer.finish();
+    const auto [found, wanted] = own_parts(arena, expected);
+    EXPECT_TRUE(found.equal(wanted));
+  }
+}
+
+TEST(Bf16Wire, IsWithinItsRoundingOfTheGradientAndSendsHalfTheBytes) {
+  comm::World& world = perrin::test::world();
+  if (world.size() == 1) GTEST_SKIP() << "one rank sends nothing";
+  const at::Tensor expected = reference_gradient();
   const Slice slice = SlicePlan(kBatch, world.size(), 0).slices_of(world.rank())[0];
-  reducer.backward(loss_of(arena, slice.offset, slice.count), /*slice=*/0, /*slices=*/2);
-  EXPECT_EQ(gradients.submitted(), 0);  // accumulation over micro-batches communicates once
-  reducer.backward(loss_of(arena, slice.offset, slice.count), /*slice=*/1, /*slices=*/2);
-  reducer.finish();
-  EXPECT_EQ(submitted_before_the_first_layer, 2);  // linear.bias and linear.weight
-  EXPECT_EQ(gradients.submitted(), 4);
+  for (const bool shard : {false, true}) {
+    std::size_t bytes[2] = {};
+    for (const Wire wire : {Wire::fp32, Wire::bf16}) {
+      // Reproducible reduction exchanges the same parts in fp32.
+      const Reduction reduction = wire == Wire::fp32 ? Reduction::reproducible : Reduction::fast;
+      ParameterArena arena(parameters(), 0, 3, at::kCPU, options(kTinyBucket, shard));
+      test::CountingCommunicator gradients(world.gradients());
+      GradientReducer reducer(arena, gradients, world.control(), nullptr, reduction, wire);
+      reducer.backward(loss_of(arena, slice), 0, 1);
+      reducer.finish();
+      bytes[wire == Wire::bf16] = gradients.bytes();
+      const auto [found, wanted] = own_parts(arena, expected);
+      const double error = ((found - wanted).norm() / wanted.norm()).item<double>();
+      if (wire == Wire::bf16) {
+        EXPECT_LT(error, 1e-2);
+        EXPECT_GT(error, 1e-4) << "nothing was rounded";
+        if (!shard)
+          EXPECT_NO_THROW(require_same_on_all_ranks(
+              world.control(),
+              std::string(reinterpret_cast<const char*>(found.const_data_ptr<float>()), found.nbytes()), "the sums"));
+      }
+    }
+    EXPECT_EQ(2 * bytes[1], bytes[0]);
+  }
 }
 
 TEST(Reducer, WithoutOverlapSendsTheSameAfterBackward) {
-  comm::World& world = test::world();
-  ParameterArena arena(parameters(), 0, 3, at::kCPU);
-  CountingCommunicator gradients(world.gradients());
-  GradientReducer reducer(arena, gradients, world.control(), kTinyBucket, nullptr, Reduction::fast, /*overlap=*/false);
+  comm::World& world = perrin::test::world();
+  ParameterArena arena(parameters(), 0, 3, at::kCPU, options(kTinyBucket));
+  test::CountingCommunicator gradients(world.gradients());
+  GradientReducer reducer(arena, gradients, world.control(), nullptr, Reduction::fast, Wire::fp32, /*overlap=*/false);
   const Slice slice = SlicePlan(kBatch, world.size(), 0).slices_of(world.rank())[0];
   reducer.backward(loss_of(arena, slice.offset, slice.count), /*slice=*/0, /*slices=*/1);
   EXPECT_EQ(gradients.submitted(), 0);
   reducer.finish();
-  EXPECT_EQ(gradients.submitted(), 4);
+  EXPECT_EQ(gradients.submitted(), static_cast<int>(arena.plan().buckets().size()));
   const at::Tensor expected = reference_gradient();
   EXPECT_LT((arena.gradients() - expected).norm().item<double>(), 1e-6 * expected.norm().item<double>());
 }
 
 TEST(Reducer, LaysBucketsOutAlikeOnAllRanks) {
-  comm::World& world = test::world();
-  ParameterArena arena(parameters(), 0, 3, at::kCPU);
-  GradientReducer reducer(arena, world.gradients(), world.control(), kTinyBucket, nullptr);
-  EXPECT_GT(reducer.buckets().size(), 1U);
+  comm::World& world = perrin::test::world();
+  ParameterArena arena(parameters(), 0, 3, at::kCPU, options(kTinyBucket));
+  GradientReducer reducer(arena, world.gradients(), world.control(), nullptr);
+  EXPECT_GT(arena.plan().buckets().size(), 1U);
   EXPECT_NO_THROW(require_same_on_all_ranks(world.control(), reducer.layout_hash(), "the layout hashes"));
 }
 
 TEST(Reducer, RefusesOtherParametersOnOneRankBeforeTheFirstStepAndNamesIt) {
-  comm::World& world = test::world();
+  comm::World& world = perrin::test::world();
   if (world.size() == 1) GTEST_SKIP() << "one rank has nobody to differ from";
   auto specs = parameters();
   const int odd = world.size() - 1;
   if (world.rank() == odd) std::swap(specs[1], specs[3]);
-  ParameterArena arena(specs, 0, 3, at::kCPU);
+  ParameterArena arena(specs, 0, 3, at::kCPU, options(kTinyBucket));
   try {
-    const GradientReducer reducer(arena, world.gradients(), world.control(), kTinyBucket, nullptr);
+    const GradientReducer reducer(arena, world.gradients(), world.control(), nullptr);
     FAIL() << "different parameters were accepted";
   } catch (const comm::CommError& error) {
     EXPECT_THAT(error.what(), testing::HasSubstr("rank " + std::to_string(odd)));
@@ -186,11 +195,18 @@ TEST(Reducer, RefusesOtherParametersOnOneRankBeforeTheFirstStepAndNamesIt) {
   }
 }
 
+TEST(Reducer, RefusesAnArenaThatIsCutForOtherRanks) {
+  comm::World& world = perrin::test::world();
+  ParameterArena arena(parameters(), 0, 3, at::kCPU, {.rank = world.rank(), .ranks = world.size() + 1});
+  EXPECT_THROW(GradientReducer(arena, world.gradients(), world.control(), nullptr), std::invalid_argument);
+}
+
 TEST(Reducer, NamesAParameterThatTheModelDoesNotUse) {
-  comm::World& world = test::world();
-  ParameterArena arena(parameters(), 0, 3, at::kCPU);
+  comm::World& world = perrin::test::world();
   // A cap above the arena: nothing leaves, so that no rank waits for a bucket that never fills.
-  GradientReducer reducer(arena, world.gradients(), world.control(), std::int64_t{1} << 20, nullptr);
+  ParameterArena arena({{.name = "conv.weight", .shape = {6, 2, 3, 3}}, {.name = "conv.bias", .shape = {6}}}, 0, 3,
+                       at::kCPU, options(kHugeBucket));
+  GradientReducer reducer(arena, world.gradients(), world.control(), nullptr);
   try {
     reducer.backward(arena.leaves()[0].square().sum(), 0, 1);
     FAIL() << "a missing gradient was accepted";
@@ -200,7 +216,7 @@ TEST(Reducer, NamesAParameterThatTheModelDoesNotUse) {
 }
 
 TEST(SameOnAllRanks, AcceptsEqualTextsAndNamesTheRankThatDiffers) {
-  comm::World& world = test::world();
+  comm::World& world = perrin::test::world();
   EXPECT_NO_THROW(require_same_on_all_ranks(world.control(), "equal", "the texts"));
   if (world.size() == 1) return;
   EXPECT_THROW(require_same_on_all_ranks(world.control(), world.rank() == 1 ? "other" : "equal", "the texts"),

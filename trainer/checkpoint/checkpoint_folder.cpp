@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <memory>
 #include <optional>
 #include <system_error>
 
@@ -49,29 +50,51 @@ CheckpointManifest describe(Contents contents, const TrainingState& state, const
           .files = {}};
 }
 
-/// A file of a checkpoint by its name: tensors by name.
-using TensorFiles = std::map<std::string, std::map<std::string, at::Tensor>>;
-
-/// Writes the files and the manifest that names them, under the step's name in `parent`.
-fs::path publish(const fs::path& parent, CheckpointManifest manifest, const TensorFiles& files) {
-  const fs::path final_path = checkpoint_path(parent, manifest.progress.step);
-  if (fs::exists(final_path)) throw CheckpointError(final_path, "exists already and is never overwritten");
-  const fs::path folder = final_path.string() + std::string(kUnfinishedSuffix);
-  fs::remove_all(folder);  // what a start that died in the middle of this step left
-  fs::create_directories(folder);
-  try {
-    for (const auto& [name, tensors] : files) {
-      write_safetensors(folder / name, tensors);
-      manifest.files[name] = {fs::file_size(folder / name), data::sha256_of_file(folder / name)};
-    }
-    data::write_file_durably(folder / CheckpointManifest::kFileName, std::string_view(to_json(manifest)));
-    data::rename_durably(folder, final_path);
-  } catch (...) {
-    std::error_code ignored;
-    fs::remove_all(folder, ignored);
-    throw;
+/// A folder under a temporary name that takes one file after the other and is published when all are there, or goes.
+class UnpublishedFolder {
+ public:
+  /// @throws CheckpointError if the step has a folder already
+  UnpublishedFolder(const fs::path& parent, std::int64_t step)
+      : final_path_(checkpoint_path(parent, step)), folder_(final_path_.string() + std::string(kUnfinishedSuffix)) {
+    if (fs::exists(final_path_)) throw CheckpointError(final_path_, "exists already and is never overwritten");
+    fs::remove_all(folder_);  // what a start that died in the middle of this step left
+    fs::create_directories(folder_);
   }
-  return final_path;
+  UnpublishedFolder(const UnpublishedFolder&) = delete;
+  UnpublishedFolder& operator=(const UnpublishedFolder&) = delete;
+  ~UnpublishedFolder() {
+    std::error_code ignored;
+    if (!published_) fs::remove_all(folder_, ignored);
+  }
+
+  void add(const std::string& name, const std::map<std::string, at::Tensor>& tensors) {
+    write_safetensors(folder_ / name, tensors);
+    files_[name] = {fs::file_size(folder_ / name), data::sha256_of_file(folder_ / name)};
+  }
+  void publish(CheckpointManifest manifest) {
+    manifest.files = files_;
+    data::write_file_durably(folder_ / CheckpointManifest::kFileName, std::string_view(to_json(manifest)));
+    data::rename_durably(folder_, final_path_);
+    published_ = true;
+  }
+
+ private:
+  fs::path final_path_, folder_;
+  std::map<std::string, CheckpointFile> files_;
+  bool published_ = false;
+};
+
+/// The folder of a step that is being written; null on the ranks that do not write.
+std::unique_ptr<UnpublishedFolder> folder_of(const fs::path& parent, const TrainingState& state) {
+  if (state.arena.plan().rank() != 0) return nullptr;
+  return std::make_unique<UnpublishedFolder>(parent, state.progress.step);
+}
+
+/// Puts a buffer together, and adds it where the folder is. Collective.
+void add_buffer(UnpublishedFolder* folder, const PersistentBuffer& buffer, const ParameterLayout& layout,
+                const ShardGather& shards) {
+  const at::Tensor whole = shards.materialise(buffer);
+  if (folder) folder->add(buffer.name + ".safetensors", logical_tensors(layout, whole));
 }
 
 /// What interrupted writes left in `parent`.
@@ -87,27 +110,28 @@ fs::path checkpoint_path(const fs::path& checkpoints, std::int64_t step) {
   return checkpoints / fmt::format("{}{:08}", kPrefix, step);
 }
 
-fs::path save_checkpoint(const fs::path& checkpoints, const TrainingState& state, const CheckpointOrigin& origin,
-                         std::uint64_t metrics_bytes) {
+void save_checkpoint(const fs::path& checkpoints, const TrainingState& state, const ShardGather& shards,
+                     const CheckpointOrigin& origin, std::uint64_t metrics_bytes) {
+  const auto folder = folder_of(checkpoints, state);
+  for (const PersistentBuffer& buffer : state.arena.persistent())
+    add_buffer(folder.get(), buffer, state.arena.layout(), shards);
+  if (!folder) return;
+  if (const LossHistory& history = state.loss_history; history.timesteps() > 0)
+    folder->add(kLossHistoryFile, {{"losses", at::tensor(history.losses(), at::kDouble)},
+                                   {"counts", at::tensor(history.counts(), at::kLong)}});
   CheckpointManifest manifest = describe(Contents::checkpoint, state, origin);
   manifest.losses = state.losses;
   manifest.metrics_bytes = metrics_bytes;
-  TensorFiles files;
-  for (const auto& [name, flat] : state.arena.persistent())
-    files[name + ".safetensors"] = logical_tensors(state.arena.layout(), flat);
-  if (const LossHistory& history = state.loss_history; history.timesteps() > 0)
-    files[kLossHistoryFile] = {{"losses", at::tensor(history.losses(), at::kDouble)},
-                               {"counts", at::tensor(history.counts(), at::kLong)}};
-  return publish(checkpoints, std::move(manifest), files);
+  folder->publish(std::move(manifest));
 }
 
-void save_snapshot(const fs::path& snapshots, const TrainingState& state, const CheckpointOrigin& origin) {
+void save_snapshot(const fs::path& snapshots, const TrainingState& state, const ShardGather& shards,
+                   const CheckpointOrigin& origin) {
   if (state.progress.updates == 0) return;
-  TensorFiles files;
+  const auto folder = folder_of(snapshots, state);
   for (std::size_t i = 0; i < origin.power_sigmas.size(); ++i)
-    files[origin.power_average(i) + ".safetensors"] =
-        logical_tensors(state.arena.layout(), state.arena.emas().at(origin.ema_decays.size() + i));
-  publish(snapshots, describe(Contents::snapshot, state, origin), files);
+    add_buffer(folder.get(), state.arena.ema(origin.ema_decays.size() + i), state.arena.layout(), shards);
+  if (folder) folder->publish(describe(Contents::snapshot, state, origin));
 }
 
 void discard_snapshots_after(const fs::path& snapshots, std::int64_t step) {

@@ -10,6 +10,7 @@
 
 #include "trainer/checkpoint/manifest.hpp"
 #include "trainer/checkpoint/training_state.hpp"
+#include "trainer/optimize/shard_gather.hpp"
 
 /// A checkpoint is a folder step-00001000 with manifest.json and one safetensors file for each buffer of the arena, in
 /// logical shapes, so that it does not depend on memory layout or the number of ranks. It is written under a temporary
@@ -24,19 +25,21 @@ inline constexpr const char* kLossHistoryFile = "loss_history.safetensors";
 /// The name of a step's checkpoint inside `checkpoints`.
 std::filesystem::path checkpoint_path(const std::filesystem::path& checkpoints, std::int64_t step);
 
-/// Writes one checkpoint and publishes it. One rank calls it.
-/// @param metrics_bytes length of metrics.jsonl now
-/// @return its folder
+/// Writes one checkpoint and publishes it. Collective: buffers whose parts are spread over the ranks are put together
+/// one at a time, and rank 0 writes.
+/// @param shards        of state.arena
+/// @param metrics_bytes length of metrics.jsonl now; of rank 0
 /// @throws data::DataError (full disk, no permission); nothing is published then. CheckpointError if that step has one
-/// already
-std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, const TrainingState& state,
-                                      const CheckpointOrigin& origin, std::uint64_t metrics_bytes);
+/// already; comm::CommError
+void save_checkpoint(const std::filesystem::path& checkpoints, const TrainingState& state, const ShardGather& shards,
+                     const CheckpointOrigin& origin, std::uint64_t metrics_bytes);
 
 /// Writes and publishes the power-function averages, which ema.power_sigmas names. Before the first update there are
-/// none, and nothing is written. One rank calls it, before the checkpoint of the same step: a resume from that would
-/// not come by here again.
+/// none, and nothing is written. Collective as save_checkpoint(), and before it at the same step: a resume from there
+/// would not come by here again.
 /// @throws as save_checkpoint
-void save_snapshot(const std::filesystem::path& snapshots, const TrainingState& state, const CheckpointOrigin& origin);
+void save_snapshot(const std::filesystem::path& snapshots, const TrainingState& state, const ShardGather& shards,
+                   const CheckpointOrigin& origin);
 
 /// Removes the snapshots that a start made beyond the step from which the run now goes on.
 /// @throws CheckpointError, data::DataError if one cannot be removed: it would be taken for a part of this run

@@ -74,15 +74,33 @@ std::optional<std::pair<fs::path, CheckpointManifest>> newest_whole(const fs::pa
   return std::nullopt;
 }
 
-void load_into(const fs::path& folder, TrainingState& state) {
-  for (const auto& [name, flat] : state.arena.persistent()) {
-    const auto tensors = read_checkpoint_tensors(folder, name + ".safetensors");
-    for (const auto& range : state.arena.layout().ranges()) {
-      const auto tensor = tensors.find(range.name);
-      if (tensor == tensors.end() || tensor->second.sizes() != at::IntArrayRef(range.shape))
-        throw CheckpointError(folder / (name + ".safetensors"), "lacks parameter '" + range.name + "' in its shape");
-      state.arena.layout().view(flat, range).copy_(tensor->second);
-    }
+/// A buffer of a checkpoint as it lies in the arena. @return [size], on the CPU
+at::Tensor read_buffer(const fs::path& file, const ParameterLayout& layout, std::int64_t size) {
+  const auto tensors = read_checkpoint_tensors(file.parent_path(), file.filename());
+  const at::Tensor flat = at::zeros({size});
+  for (const auto& range : layout.ranges()) {
+    const auto tensor = tensors.find(range.name);
+    if (tensor == tensors.end() || tensor->second.sizes() != at::IntArrayRef(range.shape))
+      throw CheckpointError(file, "lacks parameter '" + range.name + "' in its shape");
+    layout.view(flat, range).copy_(tensor->second);
+  }
+  return flat;
+}
+
+/// Fills the arena from a checkpoint that rank 0 sees: one buffer after the other is read, sent to all, and cut to what
+/// a rank keeps of it.
+void load_arena(const fs::path& folder, ParameterArena& arena, comm::Communicator& control) {
+  const std::int64_t size = arena.plan().size();
+  for (const PersistentBuffer& buffer : arena.persistent()) {
+    const at::Tensor whole = control.rank() == 0
+                                 ? read_buffer(folder / (buffer.name + ".safetensors"), arena.layout(), size)
+                                 : at::empty({size});
+    const std::span<float> values(whole.mutable_data_ptr<float>(), static_cast<std::size_t>(size));
+    control.broadcast(values, 0).wait(kLongWork);  // rank 0 reads first
+    if (buffer.is_state)
+      arena.keep_own(whole, buffer.values);
+    else
+      buffer.values.copy_(whole);
   }
 }
 
@@ -116,12 +134,6 @@ void broadcast_from_root(LossHistory& history, comm::Communicator& control) {
   history = {std::move(losses), std::move(counts)};
 }
 
-void broadcast_from_root(at::Tensor flat, comm::Communicator& control) {
-  const at::Tensor on_host = flat.cpu();
-  control.broadcast(std::span(on_host.mutable_data_ptr<float>(), static_cast<std::size_t>(on_host.numel())), 0).wait();
-  if (!flat.is_cpu()) flat.copy_(on_host);
-}
-
 /// What else than the buffers the ranks must agree on.
 struct Header {
   std::int64_t found = 0, step = 0, position = 0, updates = 0, metrics_bytes = 0;
@@ -142,7 +154,6 @@ std::optional<ResumePoint> resume_newest(const fs::path& checkpoints, const Chec
       folder = newest->first;
       machine = manifest.origin.machine;
       require_same_run(folder, manifest, origin, state.arena.layout());
-      load_into(folder, state);
       if (state.loss_history.timesteps() > 0) state.loss_history = read_loss_history(folder, state.loss_history);
       header = {.found = 1,
                 .step = manifest.progress.step,
@@ -153,11 +164,11 @@ std::optional<ResumePoint> resume_newest(const fs::path& checkpoints, const Chec
     }
   }
   auto words = std::bit_cast<std::array<std::int64_t, sizeof(Header) / sizeof(std::int64_t)>>(header);
-  control.broadcast(std::span<std::int64_t>(words), 0).wait(kLongWork);  // rank 0 reads and verifies first
+  control.broadcast(std::span<std::int64_t>(words), 0).wait(kLongWork);  // rank 0 verifies first
   header = std::bit_cast<Header>(words);
   if (header.found == 0) return std::nullopt;
 
-  for (const auto& [name, flat] : state.arena.persistent()) broadcast_from_root(flat, control);
+  load_arena(folder, state.arena, control);
   if (state.loss_history.timesteps() > 0) broadcast_from_root(state.loss_history, control);
   state.progress = {header.step, static_cast<std::uint64_t>(header.position), header.updates};
   state.losses = header.losses;
@@ -165,10 +176,11 @@ std::optional<ResumePoint> resume_newest(const fs::path& checkpoints, const Chec
                      std::move(machine)};
 }
 
-std::string hash_of_state(const TrainingState& state) {
+std::string hash_of_replicas(const TrainingState& state) {
   data::Sha256 hash;
-  for (const auto& [name, flat] : state.arena.persistent()) {
-    const at::Tensor on_host = flat.cpu();
+  for (const PersistentBuffer& buffer : state.arena.persistent()) {
+    if (buffer.is_state && state.arena.plan().sharded()) continue;
+    const at::Tensor on_host = buffer.values.cpu();
     hash.update(std::as_bytes(std::span(on_host.const_data_ptr<float>(), static_cast<std::size_t>(on_host.numel()))));
   }
   hash.update(std::as_bytes(std::span(state.loss_history.losses())));

@@ -19,14 +19,15 @@ struct ResumePoint {
 };
 
 /// Brings every rank's state to the newest checkpoint that is whole and undamaged; a damaged one is named in the log
-/// and the one before it is taken. Rank 0 reads, the others receive by broadcast, so only rank 0 needs to see the
-/// folder. Collective.
+/// and the one before it is taken. Rank 0 reads one buffer after the other, the others receive by broadcast and keep
+/// what the arena's plan gives them, so only rank 0 needs to see the folder, and the checkpoint may be of any number of
+/// ranks, sharded or not. Collective.
 /// @return nullopt if there is no checkpoint: the state stays as initialized
 /// @throws CheckpointError if the checkpoint is of another dataset, architecture or set of EMAs, or if all are damaged
 std::optional<ResumePoint> resume_newest(const std::filesystem::path& checkpoints, const CheckpointOrigin& origin,
                                          TrainingState& state, comm::Communicator& control);
 
-/// SHA-256 of weights, Adam state, EMAs and loss history as this rank holds them.
-std::string hash_of_state(const TrainingState& state);
+/// SHA-256 of what every rank holds alike: weights, loss history, and Adam state and EMAs unless they are sharded.
+std::string hash_of_replicas(const TrainingState& state);
 
 }  // namespace perrin::trainer

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "trainer/optimize/gradient_norm.hpp"
 #include "trainer/optimize/learning_rate.hpp"
 #include "trainer/optimize/power_ema.hpp"
 
@@ -40,17 +39,17 @@ __attribute__((target_clones("avx512f", "avx2", "default"))) void ema_chunk(floa
   for (std::int64_t i = 0; i < count; ++i) ema[i] += weight * (w[i] - ema[i]);
 }
 
-void update_on_cpu(ParameterArena& arena, const AdamScalars& scalars, const std::vector<float>& ema_weights) {
-  float* w = arena.weights().mutable_data_ptr<float>();
-  const float* g = arena.gradients().const_data_ptr<float>();
-  float* m = arena.adam_m().mutable_data_ptr<float>();
-  float* v = arena.adam_v().mutable_data_ptr<float>();
+void update_on_cpu(ParameterArena& arena, const Segment& segment, const AdamScalars& scalars,
+                   const std::vector<float>& ema_weights) {
+  float* w = arena.weights().mutable_data_ptr<float>() + segment.arena_offset;
+  const float* g = arena.gradients().const_data_ptr<float>() + segment.arena_offset;
+  float* m = arena.adam_m().mutable_data_ptr<float>() + segment.state_offset;
+  float* v = arena.adam_v().mutable_data_ptr<float>() + segment.state_offset;
   std::vector<float*> emas;
-  for (at::Tensor& ema : arena.emas()) emas.push_back(ema.mutable_data_ptr<float>());
-  const std::int64_t size = arena.layout().size();
-  at::parallel_for(0, (size + kChunk - 1) / kChunk, 16, [&](std::int64_t begin, std::int64_t end) {
+  for (at::Tensor& ema : arena.emas()) emas.push_back(ema.mutable_data_ptr<float>() + segment.state_offset);
+  at::parallel_for(0, (segment.count + kChunk - 1) / kChunk, 16, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t chunk = begin; chunk < end; ++chunk) {
-      const std::int64_t at = chunk * kChunk, count = std::min(kChunk, size - at);
+      const std::int64_t at = chunk * kChunk, count = std::min(kChunk, segment.count - at);
       adam_chunk(w + at, g + at, m + at, v + at, count, scalars);
       for (std::size_t e = 0; e < emas.size(); ++e) ema_chunk(emas[e] + at, w + at, count, ema_weights[e]);
     }
@@ -58,12 +57,15 @@ void update_on_cpu(ParameterArena& arena, const AdamScalars& scalars, const std:
 }
 
 /// The same formulas by LibTorch's operators, for devices without a kernel of our own.
-void update_by_operators(ParameterArena& arena, const AdamScalars& s, const std::vector<float>& ema_weights) {
-  const at::Tensor gradient = arena.gradients() * s.gradient_scale;
-  arena.adam_m().mul_(s.beta1).add_(gradient, s.one_minus_beta1);
-  arena.adam_v().mul_(s.beta2).addcmul_(gradient, gradient, s.one_minus_beta2);
-  arena.weights().addcdiv_(arena.adam_m(), arena.adam_v().sqrt().mul_(s.v_scale).add_(s.eps), -s.rate);
-  for (std::size_t e = 0; e < ema_weights.size(); ++e) arena.emas()[e].lerp_(arena.weights(), ema_weights[e]);
+void update_by_operators(ParameterArena& arena, const Segment& segment, const AdamScalars& s,
+                         const std::vector<float>& ema_weights) {
+  const auto state = [&](at::Tensor& flat) { return flat.narrow(0, segment.state_offset, segment.count); };
+  at::Tensor weights = arena.weights().narrow(0, segment.arena_offset, segment.count);
+  const at::Tensor gradient = arena.gradients().narrow(0, segment.arena_offset, segment.count) * s.gradient_scale;
+  const at::Tensor m = state(arena.adam_m()).mul_(s.beta1).add_(gradient, s.one_minus_beta1);
+  const at::Tensor v = state(arena.adam_v()).mul_(s.beta2).addcmul_(gradient, gradient, s.one_minus_beta2);
+  weights.addcdiv_(m, v.sqrt().mul_(s.v_scale).add_(s.eps), -s.rate);
+  for (std::size_t e = 0; e < ema_weights.size(); ++e) state(arena.emas()[e]).lerp_(weights, ema_weights[e]);
 }
 
 }  // namespace
@@ -73,9 +75,10 @@ AdamEma::AdamEma(OptimizerConfig optimizer, EmaConfig ema, std::int64_t total_st
   for (const double sigma_rel : ema_.power_sigmas) power_gammas_.push_back(power_ema_gamma(sigma_rel));
 }
 
-UpdateOutcome AdamEma::update(ParameterArena& arena, std::int64_t step, std::int64_t updates) const {
-  UpdateOutcome outcome{gradient_norm(arena.gradients()), learning_rate(optimizer_, step, total_steps_), false};
-  if (!std::isfinite(outcome.gradient_norm)) {
+UpdateOutcome AdamEma::update(ParameterArena& arena, double norm, std::int64_t step, std::int64_t updates,
+                              const std::function<void(std::size_t)>& updated) const {
+  UpdateOutcome outcome{norm, learning_rate(optimizer_, step, total_steps_), false};
+  if (!std::isfinite(norm)) {
     outcome.skipped = true;
     return outcome;
   }
@@ -85,8 +88,7 @@ UpdateOutcome AdamEma::update(ParameterArena& arena, std::int64_t step, std::int
   const double root_correction2 = std::sqrt(1.0 - std::pow(optimizer_.beta2, t));
   const bool corrected = optimizer_.eps_form == AdamEpsilon::corrected;
   const AdamScalars scalars{
-      .gradient_scale =
-          static_cast<float>(clip > 0 && outcome.gradient_norm > clip ? clip / outcome.gradient_norm : 1.0),
+      .gradient_scale = static_cast<float>(clip > 0 && norm > clip ? clip / norm : 1.0),
       .beta1 = static_cast<float>(optimizer_.beta1),
       .one_minus_beta1 = static_cast<float>(1.0 - optimizer_.beta1),  // in fp64: 1 - 0.999f would be 5e-5 off
       .beta2 = static_cast<float>(optimizer_.beta2),
@@ -101,10 +103,14 @@ UpdateOutcome AdamEma::update(ParameterArena& arena, std::int64_t step, std::int
     ema_weights.push_back(static_cast<float>(power_ema_weight(gamma, updates + 1)));
 
   const at::NoGradGuard no_grad;
-  if (arena.weights().is_cpu())
-    update_on_cpu(arena, scalars, ema_weights);
-  else
-    update_by_operators(arena, scalars, ema_weights);
+  const std::vector<Segment> segments = arena.plan().own();
+  for (std::size_t i = 0; i < segments.size(); ++i) {
+    if (arena.weights().is_cpu())
+      update_on_cpu(arena, segments[i], scalars, ema_weights);
+    else
+      update_by_operators(arena, segments[i], scalars, ema_weights);
+    updated(i);
+  }
   return outcome;
 }
 

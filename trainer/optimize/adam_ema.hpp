@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "trainer/config.hpp"
@@ -15,8 +16,8 @@ struct UpdateOutcome {
   bool skipped = false;  ///< the gradient was not finite: weights, moments and EMAs are as before
 };
 
-/// Global-norm clip, Adam and every EMA over the whole arena, in one pass over memory. The arena holds as many EMAs as
-/// there are ema.decays and ema.power_sigmas, in that order.
+/// Global-norm clip, Adam and every EMA over what this rank owns of the arena, in one pass over memory. The arena holds
+/// as many EMAs as there are ema.decays and ema.power_sigmas, in that order.
 /// Adam: Kingma & Ba 2015, algorithm 1; OptimizerConfig::eps_form says where epsilon stands.
 class AdamEma {
  public:
@@ -24,9 +25,13 @@ class AdamEma {
   AdamEma(OptimizerConfig optimizer, EmaConfig ema, std::int64_t total_steps);
 
   /// Applies arena.gradients(), the mean over the global batch.
+  /// @param norm    of the gradients (gradient_norm()), equal on all ranks
   /// @param step finished steps (sets the learning rate); @param updates earlier updates (sets Adam's t, the EMA
   /// warm-up and the power-function averages' t)
-  UpdateOutcome update(ParameterArena& arena, std::int64_t step, std::int64_t updates) const;
+  /// @param updated called with each segment of the plan that has its new weights
+  UpdateOutcome update(
+      ParameterArena& arena, double norm, std::int64_t step, std::int64_t updates,
+      const std::function<void(std::size_t)>& updated = [](std::size_t) {}) const;
 
  private:
   OptimizerConfig optimizer_;

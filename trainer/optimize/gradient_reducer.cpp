@@ -16,56 +16,31 @@
 namespace perrin::trainer {
 namespace {
 
-constexpr std::int64_t kFirstBucketBytes = std::int64_t{1} << 20;  // small: the first all-reduce starts early
-constexpr auto kFloatBytes = static_cast<std::int64_t>(sizeof(float));
-
-std::string describe(const ParameterLayout& layout, const std::vector<Bucket>& buckets) {
-  std::string text = layout.description();
-  for (const Bucket& bucket : buckets)
-    text += std::to_string(bucket.offset) + "+" + std::to_string(bucket.count) + "\n";
-  return text;
+/// The buckets that a parameter reaches into.
+std::vector<std::size_t> buckets_of(const ParameterLayout::Range& range, const std::vector<Bucket>& buckets) {
+  std::vector<std::size_t> found;
+  for (std::size_t b = 0; b < buckets.size(); ++b)
+    if (range.offset < buckets[b].offset + buckets[b].count && buckets[b].offset < range.offset + range.numel)
+      found.push_back(b);
+  return found;
 }
 
 }  // namespace
 
-std::vector<Bucket> cut_buckets(const ParameterLayout& layout, std::int64_t cap_bytes) {
-  std::vector<Bucket> buckets;
-  const auto& ranges = layout.ranges();
-  std::int64_t end = layout.size();
-  std::size_t last = ranges.size();
-  for (std::size_t i = ranges.size(); i-- > 0;) {
-    const std::int64_t cap = buckets.empty() ? std::min(kFirstBucketBytes, cap_bytes) : cap_bytes;
-    // A bucket closes before the range that would overfill it; a single range larger than the cap is a bucket of its
-    // own.
-    if (last != ranges.size() && (end - ranges[i].offset) * kFloatBytes > cap) {
-      buckets.push_back({ranges[i + 1].offset, end - ranges[i + 1].offset, i + 1, last});
-      end = ranges[i + 1].offset;
-      last = ranges.size();
-    }
-    if (last == ranges.size()) last = i;
-  }
-  if (last != ranges.size()) buckets.push_back({0, end, 0, last});
-  return buckets;
-}
-
 GradientReducer::GradientReducer(ParameterArena& arena, comm::Communicator& communicator, comm::Communicator& control,
-                                 std::int64_t bucket_bytes, void* compute_stream, Reduction reduction, bool overlap)
+                                 void* compute_stream, Reduction reduction, Wire wire, bool overlap)
     : arena_(arena),
-      communicator_(communicator),
-      compute_stream_(compute_stream),
-      buckets_(cut_buckets(arena.layout(), bucket_bytes)),
-      layout_hash_(data::sha256_hex(describe(arena.layout(), buckets_))),
       reduction_(reduction),
-      overlap_(overlap) {
+      overlap_(overlap),
+      exchange_(arena, communicator, compute_stream, reduction, wire),
+      layout_hash_(data::sha256_hex(arena.layout().description() + arena.plan().description())) {
   const auto ranks = static_cast<std::uint64_t>(communicator.size());
   if (reduction == Reduction::reproducible && !std::has_single_bit(ranks))
     throw std::invalid_argument("reproducible reduction needs a power of two of ranks, not " + std::to_string(ranks));
   require_same_on_all_ranks(control, layout_hash_, "the parameters or gradient buckets");
 
-  bucket_of_range_.resize(arena.layout().ranges().size());
-  for (std::size_t b = 0; b < buckets_.size(); ++b)
-    for (std::size_t r = buckets_[b].first_range; r <= buckets_[b].last_range; ++r) bucket_of_range_[r] = b;
-  for (std::size_t r = 0; r < bucket_of_range_.size(); ++r) {
+  for (std::size_t r = 0; r < arena.layout().ranges().size(); ++r) {
+    buckets_of_range_.push_back(buckets_of(arena.layout().ranges()[r], arena.plan().buckets()));
     gradient_views_.push_back(arena.layout().view(arena.gradients(), arena.layout().ranges()[r]));
     accumulators_.push_back(torch::autograd::impl::grad_accumulator(arena.leaves()[r]));
     hook_keys_.push_back(accumulators_.back()->add_post_hook(
@@ -83,9 +58,10 @@ GradientReducer::~GradientReducer() {
 void GradientReducer::backward(const at::Tensor& loss, std::size_t slice, std::size_t slices) {
   slice_ = slice;
   slices_ = slices;
-  arrived_.assign(bucket_of_range_.size(), false);
-  missing_.resize(buckets_.size());
-  for (std::size_t b = 0; b < buckets_.size(); ++b) missing_[b] = buckets_[b].last_range - buckets_[b].first_range + 1;
+  arrived_.assign(buckets_of_range_.size(), false);
+  missing_.assign(arena_.plan().buckets().size(), 0);
+  for (const auto& buckets : buckets_of_range_)
+    for (const std::size_t b : buckets) ++missing_[b];
   next_bucket_ = 0;
   loss.backward();
 
@@ -109,7 +85,7 @@ void GradientReducer::on_gradient(std::size_t range) {
   }
   fresh.reset();
   arrived_[range] = true;
-  --missing_[bucket_of_range_[range]];
+  for (const std::size_t b : buckets_of_range_[range]) --missing_[b];
   if (last_slice() && overlap_) launch_full_buckets();
 }
 
@@ -129,59 +105,12 @@ void GradientReducer::add_in_tree(std::size_t range, const at::Tensor& fresh) {
 }
 
 void GradientReducer::launch_full_buckets() {
-  float* gradients = arena_.gradients().mutable_data_ptr<float>();
-  for (; next_bucket_ < buckets_.size() && missing_[next_bucket_] == 0; ++next_bucket_) {
-    const Bucket& bucket = buckets_[next_bucket_];
-    if (reduction_ == Reduction::fast)
-      works_.push_back(communicator_.all_reduce(gradients + bucket.offset, static_cast<std::size_t>(bucket.count),
-                                                comm::DataType::float32, comm::ReduceOp::sum, compute_stream_));
-    else if (communicator_.size() > 1)
-      works_.push_back(exchange_pieces(next_bucket_));
-  }
-}
-
-comm::Work GradientReducer::exchange_pieces(std::size_t bucket) {
-  const at::NoGradGuard no_grad;
-  exchanges_.resize(buckets_.size());
-  Exchange& exchange = exchanges_[bucket];
-  const std::int64_t ranks = communicator_.size(), count = buckets_[bucket].count, piece = (count + ranks - 1) / ranks;
-  if (!exchange.padded.defined()) {
-    exchange.padded = at::zeros({ranks * piece}, arena_.gradients().options());
-    exchange.pieces = at::empty({ranks, piece}, arena_.gradients().options());
-  }
-  exchange.padded.narrow(0, 0, count).copy_(arena_.gradients().narrow(0, buckets_[bucket].offset, count));
-  return communicator_.all_to_all(exchange.padded.const_data_ptr<float>(), exchange.pieces.mutable_data_ptr<float>(),
-                                  static_cast<std::size_t>(piece), comm::DataType::float32, compute_stream_);
-}
-
-comm::Work GradientReducer::gather_sum(std::size_t bucket) {
-  Exchange& exchange = exchanges_[bucket];
-  exchange.sum = exchange.pieces;
-  for (std::int64_t rows = exchange.sum.size(0); rows > 1; rows /= 2)
-    exchange.sum = exchange.sum.slice(0, 0, rows, 2) + exchange.sum.slice(0, 1, rows, 2);
-  return communicator_.all_gather(exchange.sum.const_data_ptr<float>(), exchange.padded.mutable_data_ptr<float>(),
-                                  static_cast<std::size_t>(exchange.sum.numel()), comm::DataType::float32,
-                                  compute_stream_);
+  for (; next_bucket_ < missing_.size() && missing_[next_bucket_] == 0; ++next_bucket_) exchange_.send(next_bucket_);
 }
 
 void GradientReducer::finish() {
-  const at::NoGradGuard no_grad;
   if (!overlap_) launch_full_buckets();
-  // The host waits, with the communicator's deadline: the clipping that follows needs the norm on the host anyway.
-  if (reduction_ == Reduction::reproducible) {
-    for (std::size_t b = 0; b < works_.size(); ++b) {
-      works_[b].wait();
-      works_[b] = gather_sum(b);
-    }
-  }
-  for (comm::Work& work : works_) work.wait();
-  if (reduction_ == Reduction::reproducible) {
-    for (std::size_t b = 0; b < works_.size(); ++b)
-      arena_.gradients()
-          .narrow(0, buckets_[b].offset, buckets_[b].count)
-          .copy_(exchanges_[b].padded.narrow(0, 0, buckets_[b].count));
-  }
-  works_.clear();
+  exchange_.finish();
 }
 
 }  // namespace perrin::trainer

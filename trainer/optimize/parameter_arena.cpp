@@ -18,15 +18,18 @@ ParameterLookup lookup_by_name(const ParameterLayout& layout, const std::vector<
 }  // namespace
 
 ParameterArena::ParameterArena(const std::vector<ParameterSpec>& specs, std::size_t emas, std::uint64_t seed,
-                               at::Device device)
-    : layout_(specs, memory_format_for(device)) {
-  const at::Tensor initial = at::zeros({layout_.size()}, at::kFloat);
+                               at::Device device, const ShardOptions& shards)
+    : layout_(specs, memory_format_for(device)), plan_(layout_, shards) {
+  const at::Tensor initial = at::zeros({plan_.size()}, at::kFloat);
   for (std::size_t i = 0; i < specs.size(); ++i) initialize(specs[i], layout_.view(initial, layout_.ranges()[i]), seed);
   weights_ = initial.to(device);
   gradients_ = at::zeros_like(weights_);
-  adam_m_ = at::zeros_like(weights_);
-  adam_v_ = at::zeros_like(weights_);
-  for (std::size_t i = 0; i < emas; ++i) emas_.push_back(weights_.clone());
+  adam_m_ = at::zeros({plan_.state_size()}, weights_.options());
+  adam_v_ = at::zeros_like(adam_m_);
+  for (std::size_t i = 0; i < emas; ++i) {
+    emas_.push_back(at::empty_like(adam_m_));
+    keep_own(weights_, emas_.back());
+  }
   for (const auto& range : layout_.ranges())
     leaves_.push_back(layout_.view(weights_, range).detach().set_requires_grad(true));
 }
@@ -39,10 +42,19 @@ ParameterLookup ParameterArena::frozen(const at::Tensor& flat) const {
   return lookup_by_name(layout_, views);
 }
 
-std::vector<std::pair<std::string, at::Tensor>> ParameterArena::persistent() const {
-  std::vector<std::pair<std::string, at::Tensor>> buffers = {
-      {"weights", weights_}, {"adam_m", adam_m_}, {"adam_v", adam_v_}};
-  for (std::size_t i = 0; i < emas_.size(); ++i) buffers.emplace_back("ema-" + std::to_string(i), emas_[i]);
+void ParameterArena::keep_own(const at::Tensor& whole, const at::Tensor& state) const {
+  for (const Segment& segment : plan_.own())
+    state.narrow(0, segment.state_offset, segment.count).copy_(whole.narrow(0, segment.arena_offset, segment.count));
+}
+
+PersistentBuffer ParameterArena::ema(std::size_t index) const {
+  return {"ema-" + std::to_string(index), emas_.at(index), true};
+}
+
+std::vector<PersistentBuffer> ParameterArena::persistent() const {
+  std::vector<PersistentBuffer> buffers = {
+      {"weights", weights_, false}, {"adam_m", adam_m_, true}, {"adam_v", adam_v_, true}};
+  for (std::size_t i = 0; i < emas_.size(); ++i) buffers.push_back(ema(i));
   return buffers;
 }
 

@@ -4,23 +4,35 @@
 
 #include <cstdint>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "trainer/model/unet.hpp"
 #include "trainer/optimize/parameter_layout.hpp"
+#include "trainer/optimize/shard_plan.hpp"
 
 namespace perrin::trainer {
 
-/// All state the optimizer touches, as flat fp32 buffers of one layout: weights, gradients, Adam's m and v, every EMA.
+/// A buffer that must survive a restart, as this rank holds it.
+struct PersistentBuffer {
+  std::string name;  ///< in checkpoints
+  at::Tensor values;
+  bool is_state;  ///< [plan().state_size()], what this rank owns; else [plan().size()]
+};
+
+/// All that the optimizer touches, as flat fp32 buffers of one layout. Weights and gradients are whole on every rank,
+/// [plan().size()]; Adam's m and v and every EMA, the optimizer's state, hold what the plan gives to this rank,
+/// [plan().state_size()]. What no parameter covers is 0 and stays so.
 class ParameterArena {
  public:
   /// Allocates and initializes the weights (keyed by parameter name and seed); each EMA starts as a copy of them.
-  ParameterArena(const std::vector<ParameterSpec>& specs, std::size_t emas, std::uint64_t seed, at::Device device);
+  ParameterArena(const std::vector<ParameterSpec>& specs, std::size_t emas, std::uint64_t seed, at::Device device,
+                 const ShardOptions& shards = {});
 
   const ParameterLayout& layout() const { return layout_; }
+  const ShardPlan& plan() const { return plan_; }
   at::Tensor& weights() { return weights_; }
   at::Tensor& gradients() { return gradients_; }
+  const at::Tensor& gradients() const { return gradients_; }
   at::Tensor& adam_m() { return adam_m_; }
   at::Tensor& adam_v() { return adam_v_; }
   /// One for each of ema.decays, then one for each of ema.power_sigmas.
@@ -31,14 +43,20 @@ class ParameterArena {
   const std::vector<at::Tensor>& leaves() const { return leaves_; }
   /// For a model that trains: parameters by name, requiring grad.
   ParameterLookup trainable() const;
-  /// For a model that only predicts, over weights() or an EMA: plain views, no gradients.
+  /// For a model that only predicts, over weights() or a whole EMA: plain views, no gradients.
   ParameterLookup frozen(const at::Tensor& flat) const;
 
-  /// Every buffer that must survive a restart, with its name in checkpoints: weights, adam_m, adam_v, ema-0, ema-1, ...
-  std::vector<std::pair<std::string, at::Tensor>> persistent() const;
+  /// Fills a buffer of the optimizer's state with this rank's segments of a whole one.
+  /// @param whole [plan().size()], on any device   @param state [plan().state_size()]
+  void keep_own(const at::Tensor& whole, const at::Tensor& state) const;
+
+  PersistentBuffer ema(std::size_t index) const;
+  /// weights, adam_m, adam_v, ema-0, ema-1, ...
+  std::vector<PersistentBuffer> persistent() const;
 
  private:
   ParameterLayout layout_;
+  ShardPlan plan_;
   at::Tensor weights_, gradients_, adam_m_, adam_v_;
   std::vector<at::Tensor> emas_;
   std::vector<at::Tensor> leaves_;

@@ -163,7 +163,7 @@ TEST(Reducer, WithoutOverlapSendsTheSameAfterBackward) {
   test::CountingCommunicator gradients(world.gradients());
   GradientReducer reducer(arena, gradients, world.control(), nullptr, Reduction::fast, Wire::fp32, /*overlap=*/false);
   const Slice slice = SlicePlan(kBatch, world.size(), 0).slices_of(world.rank())[0];
-  reducer.backward(loss_of(arena, slice.offset, slice.count), /*slice=*/0, /*slices=*/1);
+  reducer.backward(loss_of(arena, slice), /*slice=*/0, /*slices=*/1);
   EXPECT_EQ(gradients.submitted(), 0);
   reducer.finish();
   EXPECT_EQ(gradients.submitted(), static_cast<int>(arena.plan().buckets().size()));

@@ -24,6 +24,8 @@ class ImageSource {
   virtual void read(std::uint64_t index, std::span<std::uint8_t> pixels) const = 0;
   /// What kind of source this is, for the record: "idx".
   virtual std::string kind() const = 0;
+  /// What was done to the pixels since, for the record: "none".
+  virtual std::string transform() const = 0;
   /// SHA-256 over all images and labels: equal digests mean equal datasets.
   virtual std::string digest() const = 0;
 };

@@ -94,9 +94,12 @@ Plan make_plan(const ImageSource& source, const PrepareOptions& options) {
     ++manifest.class_histogram[index];
   }
   manifest.converter = fmt::format("perrin prepare ({})", source.kind());
-  manifest.transform = options.pad == 0 ? "none"
-                                        : fmt::format("pad {}x{} to {}x{} with 0", plan.source_shape.height,
-                                                      plan.source_shape.width, options.pad, options.pad);
+  manifest.transform = source.transform();
+  if (options.pad != 0) {
+    const std::string pad = fmt::format("pad {}x{} to {}x{} with 0", plan.source_shape.height, plan.source_shape.width,
+                                        options.pad, options.pad);
+    manifest.transform = manifest.transform == "none" ? pad : manifest.transform + ", " + pad;
+  }
   manifest.shuffle_algorithm = SampleOrder::kAlgorithm;
   manifest.shuffle_seed = options.shuffle_seed;
 

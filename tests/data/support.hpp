@@ -104,6 +104,7 @@ class PatternSource : public ImageSource {
     for (std::size_t k = 0; k < pixels.size(); ++k) pixels[k] = pixel_of(index, k);
   }
   std::string kind() const override { return "pattern"; }
+  std::string transform() const override { return "none"; }
   std::string digest() const override { return "pattern of " + std::to_string(size_); }
 
  private:

@@ -1,4 +1,4 @@
-#include "data/idx_source.hpp"
+#include "data/source/idx.hpp"
 
 #include <zlib.h>
 
@@ -45,7 +45,7 @@ class Idx : public ::testing::Test {
 
   std::string refusal_of_images(const std::string& contents) {
     write_contents(images_, contents);
-    return data_error_of([&] { IdxSource source(images_, labels_); });
+    return data_error_of([&] { read_idx_pair(images_, labels_); });
   }
 
   const std::string kImages = idx(0x08, {3, 2, 4}, counting(24));
@@ -56,33 +56,31 @@ class Idx : public ::testing::Test {
 };
 
 TEST_F(Idx, GivesShapePixelsAndLabels) {
-  const IdxSource source(images_, labels_);
-  EXPECT_EQ(source.size(), 3u);
-  EXPECT_EQ(source.shape(), (ImageShape{1, 2, 4}));
-  EXPECT_EQ(source.label(0), 5);
-  EXPECT_EQ(source.label(2), 9);
-  std::vector<std::uint8_t> pixels(8);
-  source.read(1, pixels);
-  EXPECT_EQ(pixels, (std::vector<std::uint8_t>{8, 9, 10, 11, 12, 13, 14, 15}));
-  EXPECT_THROW(source.read(3, pixels), std::out_of_range);
+  const auto source = read_idx_pair(images_, labels_);
+  EXPECT_EQ(source->size(), 3u);
+  EXPECT_EQ(source->shape(), (ImageShape{1, 2, 4}));
+  EXPECT_EQ(source->label(0), 5);
+  EXPECT_EQ(source->label(2), 9);
+  EXPECT_EQ(source->read(1).pixels, (std::vector<std::uint8_t>{8, 9, 10, 11, 12, 13, 14, 15}));
+  EXPECT_THROW(source->read(3), std::out_of_range);
 }
 
 TEST_F(Idx, IsTheSameCompressedAndPlain) {
-  const std::string plain = IdxSource(images_, labels_).digest();
+  const std::string plain = read_idx_pair(images_, labels_)->digest();
   write_gzip(folder_ / "images.gz", kImages);
   write_gzip(folder_ / "labels.gz", kLabels);
-  EXPECT_EQ(IdxSource(folder_ / "images.gz", folder_ / "labels.gz").digest(), plain);
-  EXPECT_EQ(IdxSource(folder_ / "images.gz", labels_).digest(), plain);
+  EXPECT_EQ(read_idx_pair(folder_ / "images.gz", folder_ / "labels.gz")->digest(), plain);
+  EXPECT_EQ(read_idx_pair(folder_ / "images.gz", labels_)->digest(), plain);
 }
 
 TEST_F(Idx, ReadsFashionMnist) {
   const fs::path folder = "/usr/share/datasets/fashion-mnist";
   if (!fs::exists(folder)) GTEST_SKIP() << "Debian's package dataset-fashion-mnist is not installed";
-  const IdxSource source(folder / "t10k-images-idx3-ubyte.gz", folder / "t10k-labels-idx1-ubyte.gz");
-  EXPECT_EQ(source.size(), 10'000u);
-  EXPECT_EQ(source.shape(), (ImageShape{1, 28, 28}));
+  const auto source = read_idx_pair(folder / "t10k-images-idx3-ubyte.gz", folder / "t10k-labels-idx1-ubyte.gz");
+  EXPECT_EQ(source->size(), 10'000u);
+  EXPECT_EQ(source->shape(), (ImageShape{1, 28, 28}));
   std::vector<int> counts(10);
-  for (std::uint64_t i = 0; i < source.size(); ++i) ++counts.at(static_cast<std::size_t>(source.label(i)));
+  for (std::uint64_t i = 0; i < source->size(); ++i) ++counts.at(static_cast<std::size_t>(source->label(i)));
   EXPECT_THAT(counts, ::testing::Each(1000));  // the published split is balanced
 }
 
@@ -100,14 +98,14 @@ TEST_F(Idx, RefusesEveryTruncationAndDamageOfAnArchive) {
   }
   // Bits that gzip does not use (its time stamp, the padding after the last code) may change; nothing else may.
   write_contents(images_, archive);
-  const std::string digest = IdxSource(images_, labels_).digest();
+  const std::string digest = read_idx_pair(images_, labels_)->digest();
   int refused = 0;
   for (std::size_t byte = 0; byte < archive.size(); ++byte) {
     std::string damaged = archive;
     damaged[byte] = static_cast<char>(damaged[byte] ^ 0x10);
     write_contents(images_, damaged);
     try {
-      EXPECT_EQ(IdxSource(images_, labels_).digest(), digest) << byte;
+      EXPECT_EQ(read_idx_pair(images_, labels_)->digest(), digest) << byte;
     } catch (const DataError&) {
       ++refused;
     }
@@ -128,18 +126,18 @@ TEST_F(Idx, RefusesImpossibleSizesBeforeAllocating) {
   EXPECT_THAT(refusal_of_images(idx(0x08, {most, 1, 1}, "")), HasSubstr("cannot be in this file"));
   EXPECT_THAT(refusal_of_images(idx(0x08, {0, 28, 28}, "")), HasSubstr("cannot be in this file"));
   write_gzip(images_, idx(0x08, {most, 28, 28}, ""));
-  EXPECT_THAT(data_error_of([&] { IdxSource source(images_, labels_); }), HasSubstr("cannot be in this file"));
+  EXPECT_THAT(data_error_of([&] { read_idx_pair(images_, labels_); }), HasSubstr("cannot be in this file"));
 }
 
 TEST_F(Idx, RefusesFilesThatDoNotBelongTogether) {
   write_contents(labels_, idx(0x08, {2}, counting(2)));
-  EXPECT_THAT(data_error_of([&] { IdxSource source(images_, labels_); }), HasSubstr("2 labels for the 3 images"));
-  EXPECT_THAT(data_error_of([&] { IdxSource source(images_, folder_ / "none"); }), HasSubstr("none"));
+  EXPECT_THAT(data_error_of([&] { read_idx_pair(images_, labels_); }), HasSubstr("2 labels for the 3 images"));
+  EXPECT_THAT(data_error_of([&] { read_idx_pair(images_, folder_ / "none"); }), HasSubstr("none"));
 }
 
 TEST_F(Idx, WantsANameForEveryClass) {
   EXPECT_THAT(data_error_of([&] {
-                IdxSource source(images_, labels_, {"shirt", "coat"});
+                read_idx_pair(images_, labels_, {"shirt", "coat"});
               }),
               HasSubstr("has label 9, but 2 class names"));
 }

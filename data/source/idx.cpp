@@ -1,4 +1,4 @@
-#include "data/idx_source.hpp"
+#include "data/source/idx.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -10,13 +10,11 @@
 #include <cerrno>
 #include <cstddef>
 #include <memory>
-#include <stdexcept>
 #include <string_view>
 #include <utility>
 
 #include "data/data_error.hpp"
 #include "data/file.hpp"
-#include "data/sha256.hpp"
 
 namespace perrin::data {
 namespace {
@@ -139,40 +137,23 @@ Idx read_idx(const std::filesystem::path& path, std::size_t rank, std::string_vi
 
 }  // namespace
 
-IdxSource::IdxSource(const std::filesystem::path& images, const std::filesystem::path& labels,
-                     std::vector<std::string> class_names)
-    : class_names_(std::move(class_names)) {
+std::unique_ptr<ArraySource> read_idx_pair(const std::filesystem::path& images, const std::filesystem::path& labels,
+                                           std::vector<std::string> class_names) {
   Idx image_file = read_idx(images, 3, "images");
   const auto& extents = image_file.extents;
   if (!is_plausible(1, extents[1], extents[2])) {
     throw DataError(images, fmt::format("has implausible images of {} x {}", extents[1], extents[2]));
   }
-  shape_ = {1, static_cast<std::uint32_t>(extents[1]), static_cast<std::uint32_t>(extents[2])};
-  pixels_ = std::move(image_file.elements);
-
-  labels_ = read_idx(labels, 1, "labels").elements;
-  if (labels_.size() != extents[0]) {
+  const std::vector<std::uint8_t> label_bytes = read_idx(labels, 1, "labels").elements;
+  if (label_bytes.size() != extents[0]) {
     throw DataError(labels, fmt::format("has {} labels for the {} images in {}; give the two files of one set",
-                                        labels_.size(), extents[0], images.string()));
+                                        label_bytes.size(), extents[0], images.string()));
   }
-  const std::uint8_t largest = *std::max_element(labels_.begin(), labels_.end());
-  if (!class_names_.empty() && largest >= class_names_.size()) {
-    throw DataError(labels, fmt::format("has label {}, but {} class names were given; name every class", largest,
-                                        class_names_.size()));
-  }
-}
-
-void IdxSource::read(std::uint64_t index, std::span<std::uint8_t> pixels) const {
-  if (index >= size()) throw std::out_of_range("IdxSource::read: beyond the last image");
-  if (pixels.size() != shape_.bytes()) throw std::invalid_argument("IdxSource::read: wrong buffer size");
-  std::copy_n(pixels_.begin() + static_cast<std::ptrdiff_t>(index * shape_.bytes()), pixels.size(), pixels.begin());
-}
-
-std::string IdxSource::digest() const {
-  Sha256 hash;
-  hash.update(fmt::format("idx {} {} {}\n", size(), shape_.height, shape_.width));
-  hash.update(std::as_bytes(std::span(pixels_))).update(std::as_bytes(std::span(labels_)));
-  return hash.hex();
+  std::vector<std::int32_t> label_numbers(label_bytes.begin(), label_bytes.end());
+  require_names_for(labels, label_numbers, class_names);
+  const ImageShape shape{1, static_cast<std::uint32_t>(extents[1]), static_cast<std::uint32_t>(extents[2])};
+  return std::make_unique<ArraySource>(ImageArray{"idx", images, shape, std::move(image_file.elements),
+                                                  std::move(label_numbers), std::move(class_names)});
 }
 
 }  // namespace perrin::data

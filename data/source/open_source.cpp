@@ -1,0 +1,100 @@
+#include "data/source/open_source.hpp"
+
+#include <fmt/format.h>
+#include <zlib.h>
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+
+#include "data/data_error.hpp"
+#include "data/file.hpp"
+#include "data/source/idx.hpp"
+
+namespace perrin::data {
+namespace {
+
+namespace fs = std::filesystem;
+
+enum class Kind { idx, tar, cifar_file, cifar_folder };
+
+constexpr std::string_view kHint =
+    "give a folder or archive of CIFAR's binary version, one of its .bin files, or an IDX file with --labels";
+
+constexpr std::size_t kTarMagicAt = 257;
+constexpr std::size_t kHeadBytes = 512;
+
+/// The first bytes of a file, uncompressed if it is a gzip archive.
+std::string head_of(const fs::path& path) {
+  static_cast<void>(File::open_for_reading(path));  // its errors say more than zlib's
+  gzFile stream = gzopen(path.c_str(), "rb");
+  if (stream == nullptr) throw DataError(path, "cannot be opened");
+  std::string head(kHeadBytes, '\0');
+  const int got = gzread(stream, head.data(), static_cast<unsigned>(head.size()));
+  gzclose(stream);
+  if (got < 0) throw DataError(path, "is a truncated or damaged gzip archive; download it again");
+  head.resize(static_cast<std::size_t>(got));
+  return head;
+}
+
+bool is_pickle(std::string_view head) { return head.size() > 2 && head[0] == '\x80' && head[1] >= 2 && head[1] <= 5; }
+
+Kind kind_of_file(const fs::path& path) {
+  const std::string head = head_of(path);
+  const std::string_view view = head;
+  if (view.size() > kTarMagicAt && view.substr(kTarMagicAt).starts_with("ustar")) return Kind::tar;
+  if (view.starts_with(std::string_view("\0\0", 2)) && view.size() > 3 && (view[3] == 3 || view[3] == 1))
+    return Kind::idx;
+  if (is_pickle(view)) {
+    throw DataError(path,
+                    "is a Python pickle, which can run any code when it is opened, and is refused; give CIFAR's "
+                    "binary version, or save the arrays with numpy.savez");
+  }
+  if (path.extension() == ".bin") return Kind::cifar_file;
+  throw DataError(path, fmt::format("is not recognised; {}", kHint));
+}
+
+Kind kind_of_folder(const fs::path& path) {
+  for (const fs::directory_entry& entry : fs::directory_iterator(path)) {
+    if (is_cifar_member(entry.path().filename().string())) return Kind::cifar_folder;
+  }
+  if (fs::exists(path / "data_batch_1") || fs::exists(path / "batches.meta")) {
+    throw DataError(path,
+                    "is the Python version of CIFAR, pickles, which can run any code when they are opened, and "
+                    "is refused; give the binary version from https://www.cs.toronto.edu/~kriz/cifar.html");
+  }
+  throw DataError(path, fmt::format("is not recognised; {}", kHint));
+}
+
+void refuse_unless(bool allowed, bool given, const fs::path& path, std::string_view option, std::string_view use) {
+  if (given && !allowed)
+    throw DataError(path, fmt::format("{} is for {}, which this is not; leave it out", option, use));
+}
+
+}  // namespace
+
+std::unique_ptr<PictureSource> open_source(const fs::path& path, const SourceOptions& options) {
+  const Kind kind = fs::is_directory(path) ? kind_of_folder(path) : kind_of_file(path);
+  const bool is_divided = kind == Kind::tar || kind == Kind::cifar_folder;
+  refuse_unless(is_divided, options.subset.has_value(), path, "--subset", "folders and archives of CIFAR");
+  refuse_unless(is_divided || kind == Kind::cifar_file, options.cifar_labels.has_value(), path, "--cifar-labels",
+                "CIFAR-100");
+  refuse_unless(kind == Kind::idx, !options.labels.empty(), path, "--labels", "IDX files");
+  refuse_unless(kind == Kind::idx, !options.class_names.empty(), path, "--class-names", "sources that name no classes");
+  const Subset subset = options.subset.value_or(Subset::train);
+  const CifarLabels cifar_labels = options.cifar_labels.value_or(CifarLabels::fine);
+  switch (kind) {
+    case Kind::idx:
+      if (options.labels.empty())
+        throw DataError(path, "is an IDX file of images; name that of their labels with --labels");
+      return read_idx_pair(path, options.labels, options.class_names);
+    case Kind::tar:
+    case Kind::cifar_folder:
+      return read_cifar(path, subset, cifar_labels);
+    case Kind::cifar_file:
+      return read_cifar_file(path, cifar_labels);
+  }
+  throw std::logic_error("open_source: unknown kind");
+}
+
+}  // namespace perrin::data

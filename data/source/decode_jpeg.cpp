@@ -131,8 +131,9 @@ Picture decode_jpeg(std::span<const std::byte> file, const std::string& name) {
   }
   const ImageShape shape{colours == JCS_GRAYSCALE ? 1u : 3u, reader.height(), reader.width()};
   std::vector<std::uint8_t> pixels(shape.bytes());
+  const int orientation = reader.orientation();  // libjpeg forgets the markers once the pixels are read
   require(reader.read_pixels(shape.channels, pixels.data()));
-  return upright(from_interleaved(shape, /*has_alpha=*/false, pixels.data()), reader.orientation());
+  return upright(from_interleaved(shape, /*has_alpha=*/false, pixels.data()), orientation);
 }
 
 }  // namespace perrin::data

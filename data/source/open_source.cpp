@@ -3,23 +3,27 @@
 #include <fmt/format.h>
 #include <zlib.h>
 
-#include <algorithm>
-#include <array>
+#include <stdexcept>
 #include <string_view>
+#include <utility>
 
 #include "data/data_error.hpp"
 #include "data/file.hpp"
 #include "data/source/idx.hpp"
+#include "data/source/image_files.hpp"
+#include "data/source/npz.hpp"
+#include "data/source/zip_archive.hpp"
 
 namespace perrin::data {
 namespace {
 
 namespace fs = std::filesystem;
 
-enum class Kind { idx, tar, cifar_file, cifar_folder };
+enum class Kind { idx, tar, cifar_file, cifar_folder, zip, image_folder };
 
 constexpr std::string_view kHint =
-    "give a folder or archive of CIFAR's binary version, one of its .bin files, or an IDX file with --labels";
+    "give a folder or zip archive of PNG or JPEG images, an .npz archive, CIFAR's binary version, or an IDX file with "
+    "--labels";
 
 constexpr std::size_t kTarMagicAt = 257;
 constexpr std::size_t kHeadBytes = 512;
@@ -45,6 +49,13 @@ Kind kind_of_file(const fs::path& path) {
   if (view.size() > kTarMagicAt && view.substr(kTarMagicAt).starts_with("ustar")) return Kind::tar;
   if (view.starts_with(std::string_view("\0\0", 2)) && view.size() > 3 && (view[3] == 3 || view[3] == 1))
     return Kind::idx;
+  if (view.starts_with("PK\x03\x04") || view.starts_with("PK\x05\x06")) return Kind::zip;
+  if (view.starts_with("\x89PNG") || view.starts_with("\xff\xd8\xff")) {
+    throw DataError(path, "is one image; give the folder or the archive of all of them");
+  }
+  if (view.starts_with("\x93NUMPY")) {
+    throw DataError(path, "is one array; give images and labels together: numpy.savez(FILE, images=..., labels=...)");
+  }
   if (is_pickle(view)) {
     throw DataError(path,
                     "is a Python pickle, which can run any code when it is opened, and is refused; give CIFAR's "
@@ -63,7 +74,7 @@ Kind kind_of_folder(const fs::path& path) {
                     "is the Python version of CIFAR, pickles, which can run any code when they are opened, and "
                     "is refused; give the binary version from https://www.cs.toronto.edu/~kriz/cifar.html");
   }
-  throw DataError(path, fmt::format("is not recognised; {}", kHint));
+  return Kind::image_folder;
 }
 
 void refuse_unless(bool allowed, bool given, const fs::path& path, std::string_view option, std::string_view use) {
@@ -71,16 +82,29 @@ void refuse_unless(bool allowed, bool given, const fs::path& path, std::string_v
     throw DataError(path, fmt::format("{} is for {}, which this is not; leave it out", option, use));
 }
 
+void refuse_array_options(const fs::path& path, const ArrayOptions& arrays) {
+  const bool given = !arrays.images_key.empty() || !arrays.labels_key.empty() || arrays.layout.has_value();
+  refuse_unless(false, given, path, "--images-key, --labels-key and --layout", "files of named arrays");
+}
+
+std::unique_ptr<PictureSource> open_zip(const fs::path& path, const SourceOptions& options) {
+  auto archive = std::make_unique<ZipArchive>(path);
+  if (is_npz(*archive)) return read_npz(*archive, options.arrays, options.class_names);
+  refuse_array_options(path, options.arrays);
+  return std::make_unique<ImageFiles>(files_in_zip(std::move(archive)), options.class_names);
+}
+
 }  // namespace
 
 std::unique_ptr<PictureSource> open_source(const fs::path& path, const SourceOptions& options) {
   const Kind kind = fs::is_directory(path) ? kind_of_folder(path) : kind_of_file(path);
   const bool is_divided = kind == Kind::tar || kind == Kind::cifar_folder;
+  const bool is_cifar = is_divided || kind == Kind::cifar_file;
   refuse_unless(is_divided, options.subset.has_value(), path, "--subset", "folders and archives of CIFAR");
-  refuse_unless(is_divided || kind == Kind::cifar_file, options.cifar_labels.has_value(), path, "--cifar-labels",
-                "CIFAR-100");
+  refuse_unless(is_cifar, options.cifar_labels.has_value(), path, "--cifar-labels", "CIFAR-100");
   refuse_unless(kind == Kind::idx, !options.labels.empty(), path, "--labels", "IDX files");
-  refuse_unless(kind == Kind::idx, !options.class_names.empty(), path, "--class-names", "sources that name no classes");
+  refuse_unless(!is_cifar, !options.class_names.empty(), path, "--class-names", "sources that name no classes");
+  if (kind != Kind::zip) refuse_array_options(path, options.arrays);
   const Subset subset = options.subset.value_or(Subset::train);
   const CifarLabels cifar_labels = options.cifar_labels.value_or(CifarLabels::fine);
   switch (kind) {
@@ -93,6 +117,10 @@ std::unique_ptr<PictureSource> open_source(const fs::path& path, const SourceOpt
       return read_cifar(path, subset, cifar_labels);
     case Kind::cifar_file:
       return read_cifar_file(path, cifar_labels);
+    case Kind::zip:
+      return open_zip(path, options);
+    case Kind::image_folder:
+      return std::make_unique<ImageFiles>(files_in_folder(path), options.class_names);
   }
   throw std::logic_error("open_source: unknown kind");
 }

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "data/source/array_layout.hpp"
 #include "data/source/cifar.hpp"
 #include "data/source/picture_source.hpp"
 
@@ -14,6 +15,7 @@ namespace perrin::data {
 /// What the contents of a path do not say. Each is refused where the kind of source has no use for it.
 struct SourceOptions {
   std::filesystem::path labels;  // the second file of an IDX pair
+  ArrayOptions arrays;           // of files of named arrays
   std::vector<std::string> class_names;
   std::optional<Subset> subset;             // of CIFAR; train if not said
   std::optional<CifarLabels> cifar_labels;  // of CIFAR-100; fine if not said

@@ -31,6 +31,7 @@ struct PrepareArguments {
 const std::map<std::string, data::Subset> kSubsets{{"train", data::Subset::train}, {"test", data::Subset::test}};
 const std::map<std::string, data::CifarLabels> kCifarLabels{{"fine", data::CifarLabels::fine},
                                                             {"coarse", data::CifarLabels::coarse}};
+const std::map<std::string, data::Layout> kLayouts{{"nchw", data::Layout::nchw}, {"nhwc", data::Layout::nhwc}};
 const std::map<std::string, data::Crop> kCrops{
     {"center", data::Crop::center}, {"center-wide", data::Crop::center_wide}, {"adm", data::Crop::adm}};
 const std::map<std::string, data::Alpha> kAlphas{{"refuse", data::Alpha::refuse},
@@ -98,9 +99,11 @@ ExitCode prepare(const PrepareArguments& arguments) {
 Command prepare_command(CLI::App& program) {
   CLI::App* app = program.add_subcommand("prepare", "Convert images into a dataset of HDF5 shards");
   const auto arguments = std::make_shared<PrepareArguments>();
-  app->add_option("PATH,--images", arguments->input,
-                  "Folder or archive (.tar.gz) of CIFAR's binary version, one of its .bin files, or an IDX file of "
-                  "images, plain or .gz; recognised by its contents")
+  app->add_option(
+         "PATH,--images", arguments->input,
+         "Folder or zip archive of PNG or JPEG images (classes are its folders, or those of dataset.json), "
+         ".npz archive, folder or archive (.tar.gz) of CIFAR's binary version or one of its .bin files, or IDX "
+         "file of images, plain or .gz; recognised by its contents")
       ->required()
       ->type_name("PATH");
   app->add_option("--labels", arguments->source.labels, "IDX file of the labels of an IDX file, plain or .gz")
@@ -111,6 +114,13 @@ Command prepare_command(CLI::App& program) {
   app->add_option("--cifar-labels", arguments->source.cifar_labels, "Of CIFAR-100: fine (default) or coarse")
       ->transform(CLI::CheckedTransformer(kCifarLabels))
       ->type_name("fine|coarse");
+  app->add_option("--images-key", arguments->source.arrays.images_key, "Name of the array of images, if it is unusual")
+      ->type_name("NAME");
+  app->add_option("--labels-key", arguments->source.arrays.labels_key, "Name of the array of labels, if it is unusual")
+      ->type_name("NAME");
+  app->add_option("--layout", arguments->source.arrays.layout, "Axes of the array of images, if they are not plain")
+      ->transform(CLI::CheckedTransformer(kLayouts))
+      ->type_name("nchw|nhwc");
   app->add_option("--output", arguments->options.output, "Folder of the dataset; it appears when it is whole")
       ->required()
       ->type_name("DIR");
@@ -138,6 +148,7 @@ Command prepare_command(CLI::App& program) {
   app->footer(
       "Example:\n"
       "  perrin prepare cifar-10-binary.tar.gz --output datasets/cifar10/train\n"
+      "  perrin prepare photos/ --output datasets/photos --crop center --resolution 64 --channels 3\n"
       "  perrin prepare --images train-images-idx3-ubyte.gz --labels train-labels-idx1-ubyte.gz --output "
       "datasets/fashion-mnist/train\n");
   return {app, [arguments](Session&) { return prepare(*arguments); }};

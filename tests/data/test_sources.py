@@ -1,9 +1,15 @@
 """Every kind of source against an independent reader: what h5py finds in the shards is what numpy and Pillow read."""
 
+import io
+import json
 import tarfile
+import zipfile
+import zlib
 
 import h5py
 import numpy as np
+import PIL.Image
+import PIL.ImageOps
 import pytest
 
 RANDOM = np.random.default_rng(6)
@@ -104,3 +110,321 @@ def test_a_truncated_tar_is_refused(refuse, tmp_path):
     for length in (len(whole) // 2, len(whole) - 20):
         archive.write_bytes(whole[:length])
         assert "cifar.tar.gz" in refuse(archive)
+
+
+def chw(image):
+    """A Pillow image or array [H, W] or [H, W, C] as [C, H, W]."""
+    array = np.asarray(image)
+    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+# --- arrays ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("dtype", ["u1", "<i2", ">i4", "<i8", "<u8"])
+def test_npz_of_guided_diffusions_sampler_is_stored_to_the_byte(prepare, tmp_path, save, dtype):
+    images = RANDOM.integers(0, 256, (9, 6, 5, 3), dtype=np.uint8)
+    labels = np.arange(9).astype(dtype)
+    save(tmp_path / "samples.npz", images, labels)
+    found, found_labels, names = prepare(tmp_path / "samples.npz")
+    assert np.array_equal(found, images.transpose(0, 3, 1, 2)) and np.array_equal(found_labels, labels) and names == []
+
+
+def test_npz_without_labels_and_with_names_of_its_own(prepare, tmp_path):
+    images = RANDOM.integers(0, 256, (4, 3, 5, 6), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", pixels=images, other=np.zeros(3))
+    found, labels, _ = prepare(tmp_path / "a.npz", "--images-key", "pixels")
+    assert np.array_equal(found, images) and np.array_equal(labels, [-1] * 4)
+
+
+def test_npz_of_grey_images_and_labels_of_minus_one(prepare, tmp_path):
+    images = RANDOM.integers(0, 256, (4, 5, 6), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", images=images, y=np.array([2, -1, 0, 1], np.int8))
+    found, labels, names = prepare(tmp_path / "a.npz", "--class-names", "a,b,c")
+    assert np.array_equal(found[:, 0], images) and np.array_equal(labels, [2, -1, 0, 1]) and names == ["a", "b", "c"]
+
+
+def test_arrays_that_could_be_read_in_two_ways_are_refused_until_the_user_says_how(prepare, refuse, tmp_path):
+    images = RANDOM.integers(0, 256, (4, 3, 7, 3), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", images)
+    assert "say --layout" in refuse(tmp_path / "a.npz")
+    assert np.array_equal(prepare(tmp_path / "a.npz", "--layout", "nhwc")[0], images.transpose(0, 3, 1, 2))
+    np.savez(tmp_path / "b.npz", RANDOM.integers(0, 256, (4, 8, 7, 9), dtype=np.uint8))
+    assert "say --layout" in refuse(tmp_path / "b.npz")
+    np.savez(tmp_path / "c.npz", images=images, x=images)
+    assert "--images-key" in refuse(tmp_path / "c.npz")
+    np.savez(tmp_path / "d.npz", pictures=images)
+    assert "has: pictures" in refuse(tmp_path / "d.npz")
+    assert "no array 'z'" in refuse(tmp_path / "d.npz", "--images-key", "z")
+
+
+def test_arrays_that_are_no_images_or_labels_are_refused(refuse, tmp_path):
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+
+    def said(*arrays):
+        np.savez(tmp_path / "a.npz", *arrays)
+        return refuse(tmp_path / "a.npz")
+
+    assert "images are uint8" in said(images.astype(np.float32))
+    assert "Python objects" in said(np.array([{}], object))
+    assert "Fortran order" in said(np.asfortranarray(images))
+    assert "has shape [4, 8]" in said(images[:, :, 0, 0])
+    assert "5 labels for 4 images" in said(images, np.arange(5))
+    assert "argmax" in said(images, np.eye(4))
+    assert "has label -2" in said(images, np.array([0, -2, 0, 0]))
+    assert "has label 9223372036854775807" in said(images, np.array([0, 2**64 - 1, 0, 0], np.uint64))
+    assert "one array" in (np.save(tmp_path / "a.npy", images), refuse(tmp_path / "a.npy"))[1]
+
+
+# --- image files -----------------------------------------------------------------------------------------------------
+
+
+def smooth(height, width, channels=3):
+    """Something like a photograph: JPEG's own noise stays small and every filter has something to do."""
+    y, x = np.mgrid[:height, :width]
+    waves = [127 + 90 * np.sin(x / (5 + c) + y / (9 - c)) + RANDOM.normal(0, 12, (height, width)) for c in range(channels)]
+    return np.clip(np.stack(waves, -1), 0, 255).astype(np.uint8).squeeze()
+
+
+def save_tree(root, files):
+    for name, contents in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(contents, bytes):
+            path.write_bytes(contents)
+        else:
+            contents.save(path)
+    return root
+
+
+def test_folders_are_classes_and_png_pixels_are_kept_to_the_byte(prepare, tmp_path):
+    pictures = {f"{animal}/{i}.png": PIL.Image.fromarray(smooth(12, 10)) for animal in ("ox", "ant", "bee é") for i in range(3)}
+    root = save_tree(tmp_path / "zoo", {**pictures, "ant/notes.txt": b"x", ".hidden/a.png": b"x", "ox/.a.png": b"x"})
+    images, labels, names = prepare(root)
+    order = sorted(pictures)
+    assert names == ["ant", "bee é", "ox"]
+    assert [names[k] for k in labels] == [name.split("/")[0] for name in order]
+    assert np.array_equal(images, [chw(pictures[name]) for name in order])
+
+
+MODES = {"L": (8, 1), "1": (8, 1), "P": (8, 3), "RGB": (8, 3)}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_kind_of_png_is_decoded_as_pillow_does(prepare, tmp_path, mode):
+    picture = PIL.Image.fromarray(smooth(16, 13)).convert(mode)
+    root = save_tree(tmp_path / "in", {"a.png": picture})
+    expected = picture.convert("L" if mode == "1" else "RGB" if mode == "P" else mode)
+    images, labels, names = prepare(root)
+    assert np.array_equal(images[0], chw(expected)) and labels[0] == -1 and names == []
+
+
+def test_interlaced_png_of_four_bits_is_decoded_as_pillow_does(prepare, tmp_path):
+    picture = PIL.Image.fromarray(smooth(16, 13)).quantize(11)
+    picture.save(tmp_path / "in.png", bits=4)
+    root = save_tree(tmp_path / "in", {"a.png": (tmp_path / "in.png").read_bytes()})
+    assert np.array_equal(prepare(root)[0][0], chw(picture.convert("RGB")))
+
+
+JPEGS = [dict(subsampling=s, progressive=p, quality=q) for s in (0, 1, 2) for p in (False, True) for q in (50, 95)]
+
+
+def test_jpeg_is_decoded_as_pillow_does(prepare, tmp_path):
+    root = tmp_path / "in"
+    for i, options in enumerate(JPEGS):
+        buffer = io.BytesIO()
+        PIL.Image.fromarray(smooth(67, 51)).save(buffer, "JPEG", **options)
+        save_tree(root, {f"{i:02}.jpg": buffer.getvalue()})
+    images = prepare(root)[0]
+    for i, options in enumerate(JPEGS):
+        assert np.array_equal(images[i], chw(PIL.Image.open(root / f"{i:02}.jpg"))), options
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied_as_pillow_does(prepare, tmp_path, ending, orientation):
+    exif = PIL.Image.Exif()
+    exif[0x010F] = "a maker"
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(smooth(16, 24)).save(buffer, {"jpg": "JPEG", "png": "PNG"}[ending], exif=exif)
+    root = save_tree(tmp_path / "in", {f"a.{ending}": buffer.getvalue()})
+    expected = PIL.ImageOps.exif_transpose(PIL.Image.open(root / f"a.{ending}"))
+    assert np.array_equal(prepare(root)[0][0], chw(expected))
+
+
+@pytest.mark.parametrize("policy", ["black", "white", "drop"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_settled_as_pillow_pastes(prepare, refuse, tmp_path, policy, mode):
+    picture = PIL.Image.fromarray(smooth(16, 13, 4)).convert(mode)
+    root = save_tree(tmp_path / "in", {"a.png": picture})
+    assert "--alpha" in refuse(root)
+    expected = PIL.Image.new(mode[:-1], picture.size, {"L": {"white": 255}, "RGB": {"white": (255,) * 3}}[mode[:-1]].get(policy, 0))
+    colours = picture.convert(mode[:-1])
+    expected = colours if policy == "drop" else (expected.paste(colours, mask=picture.getchannel("A")), expected)[1]
+    assert np.array_equal(prepare(root, "--alpha", policy)[0][0], chw(expected))
+
+
+def test_opaque_images_lose_their_alpha_without_a_word(prepare, tmp_path):
+    picture = PIL.Image.fromarray(smooth(16, 13))
+    root = save_tree(tmp_path / "in", {"a.png": picture.convert("RGBA"), "b.png": picture})
+    assert np.array_equal(prepare(root)[0], [chw(picture)] * 2)
+
+
+@pytest.mark.parametrize("channels, mode", [(1, "L"), (3, "RGB")])
+def test_channels_are_made_alike_as_pillow_converts(prepare, refuse, tmp_path, channels, mode):
+    pictures = [PIL.Image.fromarray(smooth(16, 13)), PIL.Image.fromarray(smooth(16, 13, 1))]
+    root = save_tree(tmp_path / "in", {"a.png": pictures[0], "b.png": pictures[1]})
+    assert "--channels 3" in refuse(root)
+    assert np.array_equal(prepare(root, "--channels", channels)[0], [chw(p.convert(mode)) for p in pictures])
+
+
+def test_images_of_several_sizes_are_refused_with_the_way_out(refuse, tmp_path):
+    root = save_tree(tmp_path / "in", {"a.png": PIL.Image.fromarray(smooth(16, 13)), "b.png": PIL.Image.fromarray(smooth(16, 12))})
+    assert "b.png: is 16 x 12, the first image is 16 x 13" in refuse(root)
+
+
+def adm(image, size):
+    """center_crop_arr of guided-diffusion (image_datasets.py), EDM's center-crop-dhariwal."""
+    while min(*image.size) >= 2 * size:
+        image = image.resize(tuple(x // 2 for x in image.size), resample=PIL.Image.Resampling.BOX)
+    scale = size / min(*image.size)
+    image = image.resize(tuple(round(x * scale) for x in image.size), resample=PIL.Image.Resampling.BICUBIC)
+    array = np.array(image)
+    y, x = (array.shape[0] - size) // 2, (array.shape[1] - size) // 2
+    return array[y : y + size, x : x + size]
+
+
+def center(image, size):
+    """center-crop of EDM's and StyleGAN's dataset_tool.py."""
+    array = np.array(image)
+    crop = min(array.shape[:2])
+    h, w = array.shape[:2]
+    array = array[(h - crop) // 2 : (h + crop) // 2, (w - crop) // 2 : (w + crop) // 2]
+    return np.array(PIL.Image.fromarray(array).resize((size, size), PIL.Image.Resampling.LANCZOS))
+
+
+SIZES = [(33, 47), (64, 64), (100, 75), (131, 257), (255, 300), (500, 333), (20, 31)]  # (20, 31) is enlarged
+
+
+@pytest.mark.parametrize("recipe", [adm, center])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_crops_are_pillows_to_the_bit(prepare, tmp_path, recipe, channels):
+    pictures = {f"{i}.png": PIL.Image.fromarray(smooth(*size, channels)) for i, size in enumerate(SIZES)}
+    # Extremes make every filter overshoot, and show where rounding or clipping differs.
+    pictures["7.png"] = PIL.Image.fromarray(RANDOM.integers(0, 2, (97, 113, 3)).astype(np.uint8) * 255).convert("L" if channels == 1 else "RGB")
+    root = save_tree(tmp_path / "in", pictures)
+    images = prepare(root, "--crop", recipe.__name__, "--resolution", 32)[0]
+    for image, (name, picture) in zip(images, pictures.items(), strict=True):
+        assert np.array_equal(image, chw(recipe(picture, 32))), (name, picture.size)
+
+
+def test_the_wide_crop_is_lanczos_between_black_bars(prepare, refuse, tmp_path):
+    picture = PIL.Image.fromarray(smooth(130, 160))
+    root = save_tree(tmp_path / "in", {"a.png": picture})
+    image = prepare(root, "--crop", "center-wide", "--resolution", "64x48")[0][0]
+    small = picture.crop((0, 5, 160, 125)).resize((64, 48), PIL.Image.Resampling.LANCZOS)
+    assert np.array_equal(image, np.pad(chw(small), ((0, 0), (8, 8), (0, 0))))
+    assert "too small" in refuse(root, "--crop", "center-wide", "--resolution", "64x60")
+
+
+def test_options_that_contradict_each_other_are_usage_errors(refuse, tmp_path):
+    root = save_tree(tmp_path / "in", {"a.png": PIL.Image.fromarray(smooth(16, 13))})
+    assert "belong together" in refuse(root, "--crop", "adm", code=64)
+    assert "belong together" in refuse(root, "--resolution", "8", code=64)
+    assert "neither N nor" in refuse(root, "--crop", "adm", "--resolution", "8y9", code=64)
+    assert "makes squares" in refuse(root, "--crop", "adm", "--resolution", "8x9", code=64)
+    assert "--images-key" in refuse(root, "--images-key", "x")
+
+
+def test_damaged_foreign_and_enormous_images_are_refused_by_name(refuse, tmp_path):
+    whole = {}
+    for ending, kind in (("png", "PNG"), ("jpg", "JPEG")):
+        buffer = io.BytesIO()
+        PIL.Image.fromarray(smooth(64, 64)).save(buffer, kind)
+        whole[ending] = buffer.getvalue()
+
+    def said(name, contents):
+        root = tmp_path / f"in-{len(list(tmp_path.iterdir()))}"
+        save_tree(root, {name: contents})
+        message = refuse(root)
+        assert name in message
+        return message
+
+    assert "damaged PNG" in said("a.png", whole["png"][:-900])
+    assert "damaged PNG" in said("a.png", whole["png"][:200] + bytes([whole["png"][200] ^ 1]) + whole["png"][201:])
+    assert "damaged JPEG" in said("a.jpg", whole["jpg"][: len(whole["jpg"]) // 2])
+    assert "neither PNG nor JPEG" in said("a.jpg", b"<html></html>")
+    assert "neither PNG nor JPEG" in said("a.webp", b"RIFF")
+    assert "is empty" in said("a.png", b"")
+    bomb = bytearray(whole["png"])
+    bomb[16:24] = (60000).to_bytes(4, "big") * 2
+    bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
+    assert "60000 x 60000" in said("a.png", bytes(bomb))
+    deep = io.BytesIO()
+    PIL.Image.fromarray((smooth(8, 8, 1).astype(np.uint16) * 256)).save(deep, "PNG")
+    assert "16 bits" in said("a.png", deep.getvalue())
+    cmyk = io.BytesIO()
+    PIL.Image.fromarray(smooth(8, 8, 4), "CMYK").save(cmyk, "JPEG")
+    assert "CMYK" in said("a.jpg", cmyk.getvalue())
+
+
+def edm_zip(path, pictures, labels):
+    """As dataset_tool.py of EDM and StyleGAN writes it: stored PNG, and dataset.json."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, picture in pictures.items():
+            buffer = io.BytesIO()
+            picture.save(buffer, "PNG", compress_level=0, optimize=False)
+            archive.writestr(name, buffer.getvalue())
+        archive.writestr("dataset.json", json.dumps({"labels": labels}))
+    return path
+
+
+def test_edms_zip_and_its_folder_give_the_same_pixels_and_labels(prepare, tmp_path):
+    pictures = {f"{i // 4:05}/img{i:08}.png": PIL.Image.fromarray(smooth(8, 8)) for i in range(9)}
+    labels = [[name, (7 * i) % 5] for i, name in enumerate(pictures)]
+    archive = edm_zip(tmp_path / "edm.zip", pictures, list(reversed(labels)))
+    images, found, names = prepare(archive)
+    assert np.array_equal(images, [chw(p) for p in pictures.values()])
+    assert list(found) == [label for _, label in labels] and names == []
+    with zipfile.ZipFile(archive) as file:
+        file.extractall(tmp_path / "folder")
+    (tmp_path / "prepared").rename(tmp_path / "first")
+    images_again, found_again, _ = prepare(tmp_path / "folder")
+    assert np.array_equal(images_again, images) and np.array_equal(found_again, found)
+
+
+def test_null_labels_and_images_that_the_list_leaves_out_have_none(prepare, tmp_path):
+    pictures = {f"0/{i}.png": PIL.Image.fromarray(smooth(8, 8)) for i in range(3)}
+    assert list(prepare(edm_zip(tmp_path / "a.zip", pictures, None))[1]) == [-1] * 3
+    (tmp_path / "prepared").rename(tmp_path / "first")
+    assert list(prepare(edm_zip(tmp_path / "b.zip", pictures, [["0/1.png", 4]]))[1]) == [-1, 4, -1]
+
+
+def test_hostile_and_damaged_zips_are_refused(refuse, tmp_path):
+    picture = PIL.Image.fromarray(smooth(8, 8))
+    assert "not there" in refuse(edm_zip(tmp_path / "a.zip", {"0.png": picture}, [["0.png", 1], ["1.png", 1]]))
+    assert "no name and class" in refuse(edm_zip(tmp_path / "b.zip", {"0.png": picture}, [["0.png", [0.5, 1]]]))
+    assert "leads out" in refuse(edm_zip(tmp_path / "c.zip", {"../0.png": picture}, None))
+    link = zipfile.ZipInfo("0.png")
+    link.external_attr = 0o120777 << 16
+    link.create_system = 3
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
+        archive.writestr(link, "/etc/passwd")
+    assert "is a link" in refuse(tmp_path / "d.zip")
+    whole = edm_zip(tmp_path / "e.zip", {"0.png": picture}, None).read_bytes()
+    (tmp_path / "e.zip").write_bytes(whole[:-30])
+    assert "truncated or damaged" in refuse(tmp_path / "e.zip")
+    at = whole.index(b"IDAT") + 40
+    (tmp_path / "e.zip").write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+    assert "e.zip: 0.png: is truncated or damaged" in refuse(tmp_path / "e.zip")
+
+
+def test_a_folder_without_images_or_with_images_beside_folders_is_refused(refuse, tmp_path):
+    picture = PIL.Image.fromarray(smooth(8, 8))
+    assert "holds no image" in refuse(save_tree(tmp_path / "a", {"x.txt": b"x"}))
+    assert "beside them" in refuse(save_tree(tmp_path / "b", {"a.png": picture, "cat/b.png": picture}))
+    root = save_tree(tmp_path / "c", {"cat/b.png": picture})
+    (root / "dog").symlink_to(root / "cat")
+    assert "link to a folder" in refuse(root)

@@ -1,0 +1,24 @@
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "data/source/array_layout.hpp"
+#include "data/source/array_source.hpp"
+
+namespace perrin::data {
+
+class ZipArchive;
+
+/// Whether a zip archive is one that numpy.savez wrote: nothing but .npy files.
+bool is_npz(const ZipArchive& archive);
+
+/// Arrays of numpy.savez or savez_compressed: uint8 images of rank 3 or 4, and labels of any integer type, rank 1.
+/// As guided-diffusion's sampler writes: arr_0 [n, H, W, C], arr_1 [n].
+/// @throws DataError naming the member for other types, Python objects (which are pickles) or shapes
+std::unique_ptr<ArraySource> read_npz(const ZipArchive& archive, const ArrayOptions& options,
+                                      std::vector<std::string> class_names);
+
+}  // namespace perrin::data

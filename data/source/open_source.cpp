@@ -9,6 +9,7 @@
 
 #include "data/data_error.hpp"
 #include "data/file.hpp"
+#include "data/source/hdf5_arrays.hpp"
 #include "data/source/idx.hpp"
 #include "data/source/image_files.hpp"
 #include "data/source/npz.hpp"
@@ -19,10 +20,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-enum class Kind { idx, tar, cifar_file, cifar_folder, zip, image_folder };
+enum class Kind { idx, tar, cifar_file, cifar_folder, zip, image_folder, hdf5 };
 
 constexpr std::string_view kHint =
-    "give a folder or zip archive of PNG or JPEG images, an .npz archive, CIFAR's binary version, or an IDX file with "
+    "give a folder or zip archive of PNG or JPEG images, an .npz archive, an HDF5 file, CIFAR's binary version, or an "
+    "IDX file with "
     "--labels";
 
 constexpr std::size_t kTarMagicAt = 257;
@@ -49,6 +51,7 @@ Kind kind_of_file(const fs::path& path) {
   if (view.size() > kTarMagicAt && view.substr(kTarMagicAt).starts_with("ustar")) return Kind::tar;
   if (view.starts_with(std::string_view("\0\0", 2)) && view.size() > 3 && (view[3] == 3 || view[3] == 1))
     return Kind::idx;
+  if (view.starts_with("\x89HDF\r\n\x1a\n")) return Kind::hdf5;
   if (view.starts_with("PK\x03\x04") || view.starts_with("PK\x05\x06")) return Kind::zip;
   if (view.starts_with("\x89PNG") || view.starts_with("\xff\xd8\xff")) {
     throw DataError(path, "is one image; give the folder or the archive of all of them");
@@ -104,7 +107,7 @@ std::unique_ptr<PictureSource> open_source(const fs::path& path, const SourceOpt
   refuse_unless(is_cifar, options.cifar_labels.has_value(), path, "--cifar-labels", "CIFAR-100");
   refuse_unless(kind == Kind::idx, !options.labels.empty(), path, "--labels", "IDX files");
   refuse_unless(!is_cifar, !options.class_names.empty(), path, "--class-names", "sources that name no classes");
-  if (kind != Kind::zip) refuse_array_options(path, options.arrays);
+  if (kind != Kind::zip && kind != Kind::hdf5) refuse_array_options(path, options.arrays);
   const Subset subset = options.subset.value_or(Subset::train);
   const CifarLabels cifar_labels = options.cifar_labels.value_or(CifarLabels::fine);
   switch (kind) {
@@ -119,6 +122,8 @@ std::unique_ptr<PictureSource> open_source(const fs::path& path, const SourceOpt
       return read_cifar_file(path, cifar_labels);
     case Kind::zip:
       return open_zip(path, options);
+    case Kind::hdf5:
+      return read_hdf5_arrays(path, options.arrays, options.class_names);
     case Kind::image_folder:
       return std::make_unique<ImageFiles>(files_in_folder(path), options.class_names);
   }

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "data/sample_order.hpp"
 #include "data/sha256.hpp"
 #include "data/shard_format.hpp"
+#include "data/shard_reader.hpp"
 #include "data/shard_writer.hpp"
 
 namespace perrin::data {
@@ -29,7 +31,11 @@ constexpr std::uint64_t kWriteBlockBytes = std::uint64_t{1} << 20;
 /// Keeps the order on disk unlike the order of a training run that happens to use the same seed.
 constexpr std::uint64_t kStorageSeedMask = 0x70726570617265;  // "prepare"
 
+constexpr std::string_view kUnfinished = ".unfinished";  // ends the name of a shard that is being written
+
 std::string shard_name(std::uint64_t index) { return fmt::format("shard-{:05}.h5", index); }
+
+bool is_whole_shard(const fs::path& path) { return path.extension() == ".h5"; }
 
 ImageShape padded(const ImageShape& shape, const PrepareOptions& options) {
   const std::uint32_t pad = options.pad;
@@ -130,19 +136,23 @@ bool is_there(const fs::path& output, const Manifest& wanted) {
   return true;
 }
 
-/// A folder beside the output in which the dataset grows, removed again unless it was published.
+/// A folder beside the output in which the dataset grows. It stays while it holds whole shards, for the next run.
 class Staging {
  public:
   explicit Staging(const fs::path& output)
       : output_(output), folder_(sibling(output, ".partial")), lock_(lock_beside(output)) {
-    remove_leftover();
+    remove_unfinished();
     fs::create_directory(folder_);
   }
   Staging(const Staging&) = delete;
   Staging& operator=(const Staging&) = delete;
   ~Staging() {
     std::error_code ignored;
-    if (!published_) fs::remove_all(folder_, ignored);
+    if (published_) return;
+    const fs::directory_iterator entries(folder_, ignored);
+    if (std::none_of(begin(entries), end(entries), [](const auto& entry) { return is_whole_shard(entry.path()); })) {
+      fs::remove_all(folder_, ignored);
+    }
   }
 
   const fs::path& folder() const { return folder_; }
@@ -166,17 +176,19 @@ class Staging {
                          DirectoryLock::OnRelease::remove_file);
   }
 
-  /// Of a run that was killed; only what such a run writes is removed.
-  void remove_leftover() const {
+  /// Of a run that was stopped; only what such a run writes is removed, and shards that are whole stay.
+  void remove_unfinished() const {
     std::error_code ignored;
     if (!fs::exists(fs::symlink_status(folder_, ignored))) return;
+    std::vector<fs::path> unfinished;
     for (const fs::directory_entry& entry : fs::directory_iterator(folder_)) {
       const std::string name = entry.path().filename();
       if (!name.starts_with("shard-") && !name.starts_with(kManifestName)) {
         throw DataError(entry.path(), "is no part of an unfinished dataset; move it elsewhere, then start again");
       }
+      if (!is_whole_shard(entry.path())) unfinished.push_back(entry.path());
     }
-    fs::remove_all(folder_);
+    for (const fs::path& path : unfinished) fs::remove(path);
   }
 
   fs::path output_;
@@ -218,10 +230,35 @@ class Writer {
         manifest.uuid,        index, num_shards, manifest.class_names, manifest.converter, manifest.transform,
         manifest.shuffle_seed};
     const fs::path path = folder_ / shard_name(index);
-    ShardWriter writer(path, manifest.shape, labels, source_ids, attributes);
-    append_images(writer, source_ids, first);
-    writer.finish();
+    if (!is_whole(path, count, attributes)) {
+      const fs::path unfinished = path.string() + std::string(kUnfinished);
+      ShardWriter writer(unfinished, manifest.shape, labels, source_ids, attributes);
+      append_images(writer, source_ids, first);
+      writer.finish();
+      rename_durably(unfinished, path);
+    } else if (progress_) {
+      progress_(first + count, manifest.n);
+    }
     return {shard_name(index), count, fs::file_size(path), sha256_of_file(path)};
+  }
+
+  /// Whether an earlier run wrote this very shard: its UUID stands for source, transform, order and division. Anything
+  /// else in its place, also of another dataset, is removed.
+  static bool is_whole(const fs::path& path, std::uint64_t count, const ShardAttributes& wanted) {
+    if (!fs::exists(fs::symlink_status(path))) return false;
+    try {
+      const ShardReader shard(path);
+      const ShardAttributes& found = shard.attributes();
+      if (found.dataset_uuid == wanted.dataset_uuid && found.shard_index == wanted.shard_index &&
+          found.num_shards == wanted.num_shards && shard.size() == count) {
+        std::vector<std::uint8_t> pixels(shard.shape().bytes());
+        for (std::uint64_t i = 0; i < count; ++i) shard.read(i, 1, pixels);  // compares the checksums
+        return true;
+      }
+    } catch (const DataError&) {  // damaged since: it is written again
+    }
+    fs::remove(path);
+    return false;
   }
 
   void append_images(ShardWriter& writer, std::span<const std::uint64_t> source_ids, std::uint64_t done) {

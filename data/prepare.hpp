@@ -31,7 +31,7 @@ using PrepareProgress = std::function<void(std::uint64_t done, std::uint64_t tot
 
 /// Writes a source as a dataset of format version 1. Equal source and options give equal files, byte by byte, and the
 /// same UUID and fingerprint. Works in a folder beside the output and renames it at the end: whatever interrupts it,
-/// nothing that looks finished is left, and the next start clears the rest away.
+/// nothing that looks finished is left; the same call again keeps the shards that are whole and goes on after them.
 /// @throws DataError for an output that is in use or holds something else, a padding smaller than the images, or a file
 ///         system that fails; std::invalid_argument for a source without images
 PrepareOutcome prepare(const ImageSource& source, const PrepareOptions& options, const PrepareProgress& progress = {});

@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <charconv>
 #include <map>
 #include <memory>
@@ -25,12 +26,15 @@ struct PrepareArguments {
   std::string class_names, resolution;
   data::SourceOptions source;
   data::TransformOptions transform;
+  data::OnError on_error = data::OnError::fail;
+  std::uint64_t held_out = 0;
   data::PrepareOptions options;
 };
 
 const std::map<std::string, data::Subset> kSubsets{{"train", data::Subset::train}, {"test", data::Subset::test}};
 const std::map<std::string, data::CifarLabels> kCifarLabels{{"fine", data::CifarLabels::fine},
                                                             {"coarse", data::CifarLabels::coarse}};
+const std::map<std::string, data::OnError> kOnErrors{{"fail", data::OnError::fail}, {"skip", data::OnError::skip}};
 const std::map<std::string, data::Layout> kLayouts{{"nchw", data::Layout::nchw}, {"nhwc", data::Layout::nhwc}};
 const std::map<std::string, data::Crop> kCrops{
     {"center", data::Crop::center}, {"center-wide", data::Crop::center_wide}, {"adm", data::Crop::adm}};
@@ -80,17 +84,42 @@ data::PrepareProgress progress_on_terminal() {
   };
 }
 
+void write(const data::ImageSource& source, const data::PrepareOptions& options) {
+  const data::PrepareOutcome outcome = data::prepare(source, options, progress_on_terminal());
+  const data::Manifest& manifest = outcome.manifest;
+  spdlog::info("{}: {} images of {}x{}x{} in {} shard{}, fingerprint {}{}", options.output.string(), manifest.n,
+               manifest.shape.channels, manifest.shape.height, manifest.shape.width, manifest.shards.size(),
+               manifest.shards.size() == 1 ? "" : "s", data::fingerprint(manifest).substr(0, 12),
+               outcome.was_there ? " (was there already)" : "");
+}
+
+/// Names the first few, counts them all.
+void report_skipped(const std::vector<std::string>& skipped, std::uint64_t kept) {
+  constexpr std::size_t kNamed = 10;
+  for (std::size_t i = 0; i < std::min(kNamed, skipped.size()); ++i) spdlog::warn("skipped: {}", skipped[i]);
+  if (!skipped.empty()) spdlog::warn("{} of {} images were skipped", skipped.size(), skipped.size() + kept);
+}
+
 ExitCode prepare(const PrepareArguments& arguments) {
   data::SourceOptions source_options = arguments.source;
   source_options.class_names = split_at_commas(arguments.class_names);
   const data::Transform transform = transform_of(arguments);
-  const data::EqualPictures source(data::open_source(arguments.input, source_options), transform);
-  const data::PrepareOutcome outcome = data::prepare(source, arguments.options, progress_on_terminal());
-  const data::Manifest& manifest = outcome.manifest;
-  spdlog::info("{}: {} images of {}x{}x{} in {} shard{}, fingerprint {}{}", arguments.options.output.string(),
-               manifest.n, manifest.shape.channels, manifest.shape.height, manifest.shape.width, manifest.shards.size(),
-               manifest.shards.size() == 1 ? "" : "s", data::fingerprint(manifest).substr(0, 12),
-               outcome.was_there ? " (was there already)" : "");
+  const data::EqualPictures source(data::open_source(arguments.input, source_options), transform, arguments.on_error);
+  report_skipped(source.skipped(), source.size());
+  if (arguments.held_out == 0) {
+    write(source, arguments.options);
+    return ExitCode::ok;
+  }
+  if (arguments.held_out >= source.size()) {
+    throw UsageError(
+        fmt::format("--held-out {} leaves nothing of {} images to train on", arguments.held_out, source.size()));
+  }
+  const auto [held_out, train] = source.hold_out(arguments.held_out, arguments.options.shuffle_seed);
+  data::PrepareOptions options = arguments.options;
+  options.output = arguments.options.output / "train";
+  write(train, options);
+  options.output = arguments.options.output / "heldout";
+  write(held_out, options);
   return ExitCode::ok;
 }
 
@@ -99,11 +128,11 @@ ExitCode prepare(const PrepareArguments& arguments) {
 Command prepare_command(CLI::App& program) {
   CLI::App* app = program.add_subcommand("prepare", "Convert images into a dataset of HDF5 shards");
   const auto arguments = std::make_shared<PrepareArguments>();
-  app->add_option(
-         "PATH,--images", arguments->input,
-         "Folder or zip archive of PNG or JPEG images (classes are its folders, or those of dataset.json), "
-         ".npz archive, folder or archive (.tar.gz) of CIFAR's binary version or one of its .bin files, or IDX "
-         "file of images, plain or .gz; recognised by its contents")
+  app->add_option("PATH,--images", arguments->input,
+                  "Folder or zip archive of PNG or JPEG images (classes are its folders, or those of dataset.json), "
+                  ".npz archive or HDF5 file of arrays, folder or archive (.tar.gz) of CIFAR's binary version or one "
+                  "of its .bin files, or IDX "
+                  "file of images, plain or .gz; recognised by its contents")
       ->required()
       ->type_name("PATH");
   app->add_option("--labels", arguments->source.labels, "IDX file of the labels of an IDX file, plain or .gz")
@@ -126,6 +155,14 @@ Command prepare_command(CLI::App& program) {
       ->type_name("DIR");
   app->add_option("--class-names", arguments->class_names, "Names of label 0, 1, ..., separated by commas")
       ->type_name("A,B,...");
+  app->add_option("--on-error", arguments->on_error,
+                  "Images that cannot be decoded or are too small: fail (default), or skip and count them; every image "
+                  "is then decoded twice")
+      ->transform(CLI::CheckedTransformer(kOnErrors))
+      ->type_name("fail|skip");
+  app->add_option("--held-out", arguments->held_out,
+                  "So many images, drawn by the seed, become DIR/heldout, the others DIR/train; 0: all become DIR")
+      ->capture_default_str();
   app->add_option("--resolution", arguments->resolution, "Size of the images after --crop, in pixels")
       ->type_name("N|WxH");
   app->add_option("--crop", arguments->transform.crop,

@@ -8,6 +8,7 @@
 #include "data/directory_lock.hpp"
 #include "data/sample_order.hpp"
 #include "data/sha256.hpp"
+#include "data/shard_reader.hpp"
 #include "tests/data/support.hpp"
 
 namespace perrin::data::test {
@@ -133,25 +134,70 @@ TEST(Prepare, AFailureLeavesNothingBehind) {
   EXPECT_THAT(names_in(folder.path()), IsEmpty());
 }
 
-TEST(Prepare, AKilledRunLeavesNothingThatLooksFinishedAndTheNextOneFinishes) {
-  const TemporaryFolder folder;
-  const PatternSource source(400, kShape);
-  const PrepareOptions options{.output = folder / "set", .shard_images = 50};
-  const pid_t child = ::fork();
-  if (child == 0) {
-    prepare(source, options, [](std::uint64_t done, std::uint64_t) {
-      if (done >= 200) ::raise(SIGKILL);
-    });
-    std::_Exit(0);
+/// Counts what is read, so that work done twice shows.
+class CountingSource : public PatternSource {
+ public:
+  using PatternSource::PatternSource;
+  void read(std::uint64_t index, std::span<std::uint8_t> pixels) const override {
+    ++reads;
+    PatternSource::read(index, pixels);
   }
-  int status = 0;
-  ::waitpid(child, &status, 0);
-  ASSERT_TRUE(WIFSIGNALED(status));
-  EXPECT_FALSE(fs::exists(folder / "set"));
-  EXPECT_THAT(names_in(folder.path()), ElementsAre(".set.lock", ".set.partial"));
-  EXPECT_FALSE(prepare(source, options).was_there);
-  EXPECT_EQ(Dataset(folder / "set").size(), 400u);
-  EXPECT_THAT(names_in(folder.path()), ElementsAre("set"));
+  mutable int reads = 0;
+};
+
+class InterruptedPrepare : public ::testing::Test {
+ protected:
+  /// Killed while the fourth of eight shards is written.
+  void SetUp() override {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      prepare(source_, options_, [](std::uint64_t done, std::uint64_t) {
+        if (done >= 200) ::raise(SIGKILL);
+      });
+      std::_Exit(0);
+    }
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    ASSERT_TRUE(WIFSIGNALED(status));
+  }
+
+  std::string uninterrupted_fingerprint() {
+    return fingerprint(prepare(source_, {.output = folder_ / "other", .shard_images = 50}).manifest);
+  }
+
+  const TemporaryFolder folder_;
+  const PatternSource source_{400, kShape};
+  const PrepareOptions options_{.output = folder_ / "set", .shard_images = 50};
+};
+
+TEST_F(InterruptedPrepare, LeavesNothingThatLooksFinishedAndGoesOnAfterTheWholeShards) {
+  EXPECT_THAT(names_in(folder_.path()), ElementsAre(".set.lock", ".set.partial"));
+  EXPECT_THAT(names_in(folder_ / ".set.partial"),
+              ElementsAre("shard-00000.h5", "shard-00001.h5", "shard-00002.h5", "shard-00003.h5.unfinished"));
+  const CountingSource again(400, kShape);
+  const PrepareOutcome outcome = prepare(again, options_);
+  EXPECT_FALSE(outcome.was_there);
+  EXPECT_EQ(again.reads, 250);
+  EXPECT_THAT(names_in(folder_.path()), ElementsAre("set"));
+  EXPECT_EQ(Dataset(folder_ / "set").size(), 400u);
+  EXPECT_EQ(fingerprint(outcome.manifest), uninterrupted_fingerprint());
+}
+
+TEST_F(InterruptedPrepare, WritesAgainWhatWasDamagedSince) {
+  const fs::path damaged = folder_ / ".set.partial/shard-00001.h5";
+  flip_bit(damaged, ShardReader(damaged).layout().images_offset + 7);
+  fs::resize_file(folder_ / ".set.partial/shard-00002.h5", 100);
+  const CountingSource again(400, kShape);
+  const PrepareOutcome outcome = prepare(again, options_);
+  EXPECT_EQ(again.reads, 350);
+  EXPECT_EQ(fingerprint(outcome.manifest), uninterrupted_fingerprint());
+}
+
+TEST_F(InterruptedPrepare, KeepsNoShardOfAnotherDataSet) {
+  const PrepareOptions others{.output = folder_ / "set", .shard_images = 50, .shuffle_seed = 1};
+  const CountingSource again(400, kShape);
+  prepare(again, others);
+  EXPECT_EQ(again.reads, 400);
 }
 
 TEST(Prepare, ClearsAwayOnlyItsOwnLeftovers) {

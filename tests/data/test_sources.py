@@ -177,6 +177,69 @@ def test_arrays_that_are_no_images_or_labels_are_refused(refuse, tmp_path):
     assert "one array" in (np.save(tmp_path / "a.npy", images), refuse(tmp_path / "a.npy"))[1]
 
 
+# --- HDF5 of other people ---------------------------------------------------------------------------------------------
+
+STORAGE = [{}, dict(chunks=(4, 3, 6, 5), compression="gzip", shuffle=True), dict(chunks=(7, 1, 3, 5), fletcher32=True)]
+
+
+@pytest.mark.parametrize("storage", STORAGE)
+@pytest.mark.parametrize("images_key, labels_key", [("imgs", "labels"), ("x", "y"), ("images", "ans"), ("mine", "theirs")])
+def test_hdf5_is_stored_to_the_byte_under_its_usual_names(prepare, tmp_path, storage, images_key, labels_key):
+    images = RANDOM.integers(0, 256, (10, 3, 6, 5), dtype=np.uint8)
+    labels = np.arange(10, dtype=">i8")
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        file.create_dataset(images_key, data=images, **storage)
+        file[labels_key] = labels[:, None, None, None] if labels_key == "y" else labels
+    options = ["--images-key", "mine", "--labels-key", "theirs"] if images_key == "mine" else []
+    found, found_labels, _ = prepare(tmp_path / "a.hdf5", *options)
+    assert np.array_equal(found, images) and np.array_equal(found_labels, labels)
+
+
+def test_hdf5_with_channels_last_is_turned(prepare, tmp_path):
+    images = RANDOM.integers(0, 256, (10, 6, 5, 3), dtype=np.uint8)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["images"] = images
+    found, labels, names = prepare(tmp_path / "a.h5", "--class-names", "a,b")
+    assert np.array_equal(found, images.transpose(0, 3, 1, 2)) and set(labels) == {-1} and names == ["a", "b"]
+
+
+def test_hdf5_that_is_ambiguous_hostile_or_of_other_types_is_refused(refuse, tmp_path):
+    images = np.zeros((4, 3, 8, 8), np.uint8)
+    (tmp_path / "secret").write_bytes(bytes(images.nbytes))
+
+    def said(*options, **objects):
+        path = tmp_path / "a.h5"
+        with h5py.File(path, "w") as file:
+            for name, value in objects.items():
+                value(file, name) if callable(value) else file.__setitem__(name, value)
+        return refuse(path, *options)
+
+    assert "images and data could be the images; say which with --images-key" in said(images=images, data=images)
+    assert "has: pictures" in said(pictures=images)
+    assert "say --layout" in said(images=np.zeros((4, 3, 8, 3), np.uint8))
+    assert "not of type uint8" in said(images=images.astype(np.float32))
+    assert "not of type uint8" in said(images=images.astype(np.int8))
+    assert "5 labels for 4 images" in said(images=images, labels=np.arange(5))
+    assert "argmax" in said(images=images, labels=np.eye(4, dtype=np.int64))
+    assert "has label 9223372036854775807" in said(images=images, labels=np.full(4, 2**64 - 1, np.uint64))
+    assert "never written" in said(images=lambda file, name: file.create_dataset(name, images.shape, np.uint8))
+    assert "is a group" in said(images=lambda file, name: file.create_group(name))
+    assert "links are refused" in said(other=images, images=h5py.SoftLink("/other"))
+    assert "links are refused" in said(images=h5py.ExternalLink("secret", "/images"))
+    assert "from other files" in said(images=lambda file, name: file.create_dataset(
+        name, images.shape, np.uint8, external=[(str(tmp_path / "secret"), 0, images.nbytes)]))
+
+    def virtual(file, name):
+        layout = h5py.VirtualLayout(images.shape, np.uint8)
+        layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "images", images.shape)
+        file.create_virtual_dataset(name, layout)
+
+    assert "from other files" in said(images=virtual)
+    whole = (tmp_path / "a.h5").read_bytes()
+    (tmp_path / "a.h5").write_bytes(whole[: len(whole) // 2])
+    assert "cannot be opened" in refuse(tmp_path / "a.h5")
+
+
 # --- image files -----------------------------------------------------------------------------------------------------
 
 
@@ -428,3 +491,31 @@ def test_a_folder_without_images_or_with_images_beside_folders_is_refused(refuse
     root = save_tree(tmp_path / "c", {"cat/b.png": picture})
     (root / "dog").symlink_to(root / "cat")
     assert "link to a folder" in refuse(root)
+
+
+# --- what is left out ------------------------------------------------------------------------------------------------
+
+
+def test_failing_images_are_skipped_counted_and_named_when_asked(perrin, prepare, refuse, tmp_path):
+    pictures = {f"{i}.png": PIL.Image.fromarray(smooth(8, 8)) for i in range(5)}
+    root = save_tree(tmp_path / "in", {**pictures, "1b.png": b"no image", "0a.jpg": b"\xff\xd8\xff\xe0"})
+    assert "0a.jpg" in refuse(root) or "1b.png" in refuse(root)
+    done = perrin("prepare", root, "--output", tmp_path / "kept", "--on-error", "skip")
+    said = done.stdout + done.stderr
+    assert "2 of 7 images were skipped" in said and "1b.png" in said and "0a.jpg" in said
+    assert np.array_equal(stored_by_source(tmp_path / "kept")[0], [chw(p) for p in pictures.values()])
+    only = save_tree(tmp_path / "bad", {"1b.png": b"no image"})
+    assert "every other image failed" in refuse(only, "--on-error", "skip")
+
+
+def test_held_out_images_are_drawn_once_and_are_no_training_images(perrin, refuse, tmp_path):
+    images = RANDOM.integers(0, 256, (40, 4, 4, 3), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", images, np.arange(40))
+    perrin("prepare", tmp_path / "a.npz", "--output", tmp_path / "set", "--held-out", 10, "--seed", 4)
+    train, held_out = (stored_by_source(tmp_path / "set" / part) for part in ("train", "heldout"))
+    assert len(train[0]) == 30 and len(held_out[0]) == 10
+    assert sorted([*train[1], *held_out[1]]) == list(range(40))
+    assert list(held_out[1]) != list(range(10)) and list(held_out[1]) != list(range(30, 40))
+    for found, labels, _ in (train, held_out):
+        assert np.array_equal(found, images.transpose(0, 3, 1, 2)[labels])
+    assert "leaves nothing" in refuse(tmp_path / "a.npz", "--held-out", 40, code=64)

@@ -509,7 +509,7 @@ def test_failing_images_are_skipped_counted_and_named_when_asked(perrin, prepare
 
 
 def test_held_out_images_are_drawn_once_and_are_no_training_images(perrin, refuse, tmp_path):
-    images = RANDOM.integers(0, 256, (40, 4, 4, 3), dtype=np.uint8)
+    images = RANDOM.integers(0, 256, (40, 5, 6, 3), dtype=np.uint8)
     np.savez(tmp_path / "a.npz", images, np.arange(40))
     perrin("prepare", tmp_path / "a.npz", "--output", tmp_path / "set", "--held-out", 10, "--seed", 4)
     train, held_out = (stored_by_source(tmp_path / "set" / part) for part in ("train", "heldout"))

@@ -31,6 +31,9 @@ struct CommunicatorOptions {
   /// memory. Measured on 2 ranks of one node, 143 MB: 64 ms with 4 MiB, 116 ms with 1 MiB, MPI_Allreduce 369 ms
   /// (minima).
   std::size_t piece_bytes = std::size_t{4} << 20;
+  /// Host backend: how long a caller that waits polls before it sleeps between polls. Longer answers sooner, and is for
+  /// ranks that have a core each: where they share cores the peer that is waited for may need this one.
+  std::chrono::microseconds spin{50};
   /// Host backend: ranks that are all on one node reduce through memory that they share, where the node allows it. If
   /// false, or on several nodes, everything goes over MPI messages.
   bool share_node_memory = true;

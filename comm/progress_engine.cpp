@@ -25,14 +25,15 @@ using std::chrono::milliseconds;
 // The background thread never spins: the core belongs to the thread that computes.
 constexpr microseconds kBackgroundSpin{0};
 constexpr microseconds kBackgroundSleep{200};
-// A caller that waits has nothing else to do; after this long the peer is not about to answer, and its core may be
-// needed.
-constexpr microseconds kWaiterSpin{50};
+// A caller that waits has nothing else to do; after options.spin the peer is not about to answer.
 constexpr microseconds kWaiterSleep{100};
 // The kernel's default slack of 50 us would make of each sleep of 10 us one of 60 us.
 constexpr unsigned long kTimerSlackNanoseconds = 1'000;
 // Looks at a signal between two calls of MPI, which cost as much as 50 of them.
 constexpr int kSignalLooks = 50;
+// So long after an operation the thread looks for the next by itself, every kBackgroundSleep. To be woken by each costs
+// the caller 5 us, and often its core, just when it begins to wait and would drive the engine itself.
+constexpr milliseconds kLinger{5};
 // An idle engine still calls MPI this often: a send that is complete for its sender can wait in a queue of Open MPI
 // that only its calls empty.
 constexpr milliseconds kIdlePoke{10};
@@ -64,7 +65,7 @@ class ProgressEngine::Operation final : public PendingOperation {
   void wait(milliseconds deadline) override {
     const auto until = Clock::now() + std::min(deadline, kLongestDeadline);
     engine_->waiters_.fetch_add(1);
-    BackOff back_off(kWaiterSpin, kWaiterSleep);
+    BackOff back_off(engine_->options_.spin, kWaiterSleep);
     while (!done() && Clock::now() < until) {
       bool moved = false;
       if (engine_->drive_mutex_.try_lock()) {
@@ -148,6 +149,7 @@ ProgressEngine::~ProgressEngine() { close(); }
 std::shared_ptr<PendingOperation> ProgressEngine::submit(const Collective& collective,
                                                          std::unique_ptr<Schedule> schedule) {
   std::shared_ptr<Operation> operation;
+  bool must_wake = false;
   {
     const std::lock_guard lock(inbox_mutex_);
     OperationId id{.operation = std::string(name_of(collective.kind)),
@@ -158,8 +160,9 @@ std::shared_ptr<PendingOperation> ProgressEngine::submit(const Collective& colle
     const std::uint64_t ticket = options_.flight.enqueued(id.sequence, collective);
     operation = std::make_shared<Operation>(shared_from_this(), std::move(id), ticket, std::move(schedule));
     inbox_.push_back(operation);
+    must_wake = asleep_;
   }
-  submitted_.notify_one();
+  if (must_wake) submitted_.notify_one();
   return operation;
 }
 
@@ -180,6 +183,8 @@ void ProgressEngine::close() noexcept {
 void ProgressEngine::run() {
   ::prctl(PR_SET_TIMERSLACK, kTimerSlackNanoseconds, 0, 0, 0);
   BackOff back_off(kBackgroundSpin, kBackgroundSleep);
+  std::uint64_t seen = 0;
+  Clock::time_point awake_until{};
   for (;;) {
     bool moved = false;
     bool is_idle = false;
@@ -198,8 +203,14 @@ void ProgressEngine::run() {
       waiters_.load() > 0 ? back_off.rest() : back_off.pause();
     }
     std::unique_lock lock(inbox_mutex_);
-    if (is_idle && submitted_.wait_for(lock, kIdlePoke, [this] { return closing_ || !inbox_.empty(); }))
-      back_off.reset();
+    if (closing_) return;
+    if (!is_idle) continue;
+    if (std::exchange(seen, sequence_) != sequence_) awake_until = Clock::now() + kLinger;
+    asleep_ = Clock::now() >= awake_until;
+    const auto nap = asleep_ ? microseconds(kIdlePoke) : kBackgroundSleep;
+    submitted_.wait_for(lock, nap, [this] { return closing_ || (asleep_ && !inbox_.empty()); });
+    asleep_ = false;
+    back_off.reset();
     if (closing_) return;
   }
 }
@@ -397,7 +408,7 @@ void ProgressEngine::release_buffers() noexcept {
 
 bool ProgressEngine::ended_within(std::chrono::milliseconds grace) noexcept {
   const auto until = Clock::now() + grace;
-  BackOff back_off(kWaiterSpin, kWaiterSleep);
+  BackOff back_off(options_.spin, kWaiterSleep);
   int all_ended = 0;
   while (MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &all_ended, MPI_STATUSES_IGNORE),
          all_ended == 0) {

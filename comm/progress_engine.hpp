@@ -98,6 +98,7 @@ class ProgressEngine : public std::enable_shared_from_this<ProgressEngine> {
   std::uint64_t sequence_ = 0;
   std::string failure_;  // why failed_
   bool closing_ = false;
+  bool asleep_ = false;  // the thread does not look for operations by itself
 
   std::thread thread_;
 };

@@ -14,6 +14,8 @@ namespace {
 // Elements reduced at a time: the partial results of 8 ranks in float64 are 32 KiB, which stays in the first-level
 // cache.
 constexpr std::size_t kBlock = 512;
+// Elements of one turn of a loop over two ranks: a cache line of float32.
+constexpr std::size_t kVector = 16;
 
 struct BFloat16 {
   std::uint16_t bits;
@@ -40,36 +42,52 @@ T combine(T a, T b) {
   }
 }
 
+/// Element i of an array that may lie at any address.
 template <typename Stored>
-void load(const std::byte* source, std::size_t first, std::size_t count, Accumulator<Stored>* block) {
+Accumulator<Stored> load(const std::byte* source, std::size_t i) {
   if constexpr (std::is_same_v<Stored, BFloat16>) {
-    std::uint16_t bits[kBlock];
-    std::memcpy(bits, source + first * sizeof(Stored), count * sizeof(Stored));
-    for (std::size_t i = 0; i < count; ++i) block[i] = float_from_bfloat16(bits[i]);
+    std::uint16_t bits;
+    std::memcpy(&bits, source + i * sizeof(bits), sizeof(bits));
+    return float_from_bfloat16(bits);
   } else {
-    std::memcpy(block, source + first * sizeof(Stored), count * sizeof(Stored));
+    Stored value;
+    std::memcpy(&value, source + i * sizeof(value), sizeof(value));
+    return value;
   }
 }
 
 template <typename Stored>
-void store(const Accumulator<Stored>* block, std::size_t count, std::byte* output, std::size_t first) {
+void store(Accumulator<Stored> value, std::byte* output, std::size_t i) {
   if constexpr (std::is_same_v<Stored, BFloat16>) {
-    std::uint16_t bits[kBlock];
-    for (std::size_t i = 0; i < count; ++i) bits[i] = bfloat16_from_float(block[i]);
-    std::memcpy(output + first * sizeof(Stored), bits, count * sizeof(Stored));
+    const std::uint16_t bits = bfloat16_from_float(value);
+    std::memcpy(output + i * sizeof(bits), &bits, sizeof(bits));
   } else {
-    std::memcpy(output + first * sizeof(Stored), block, count * sizeof(Stored));
+    std::memcpy(output + i * sizeof(value), &value, sizeof(value));
   }
+}
+
+/// Two ranks: read once, written once. The output may be one of the sources.
+template <typename Stored, ReduceOp op>
+void reduce_pair(const std::byte* a, const std::byte* b, std::byte* output, std::size_t count) {
+  std::size_t i = 0;
+  for (; i + kVector <= count; i += kVector) {  // through registers: the compiler cannot know that nothing overlaps
+    Accumulator<Stored> values[kVector];
+    for (std::size_t k = 0; k < kVector; ++k) values[k] = combine<op>(load<Stored>(a, i + k), load<Stored>(b, i + k));
+    for (std::size_t k = 0; k < kVector; ++k) store<Stored>(values[k], output, i + k);
+  }
+  for (; i < count; ++i) store<Stored>(combine<op>(load<Stored>(a, i), load<Stored>(b, i)), output, i);
 }
 
 template <typename Stored, ReduceOp op>
 void reduce(std::span<const std::byte* const> sources, std::byte* output, std::size_t count) {
-  using T = Accumulator<Stored>;
   const std::size_t ranks = sources.size();
+  if (ranks == 2) return reduce_pair<Stored, op>(sources[0], sources[1], output, count);
+  using T = Accumulator<Stored>;
   std::vector<T> partial(ranks * kBlock);
   for (std::size_t first = 0; first < count; first += kBlock) {
     const std::size_t block = std::min(kBlock, count - first);
-    for (std::size_t r = 0; r < ranks; ++r) load<Stored>(sources[r], first, block, &partial[r * kBlock]);
+    for (std::size_t r = 0; r < ranks; ++r)
+      for (std::size_t i = 0; i < block; ++i) partial[r * kBlock + i] = load<Stored>(sources[r], first + i);
     for (std::size_t distance = 1; distance < ranks; distance *= 2) {
       for (std::size_t r = 0; r + distance < ranks; r += 2 * distance) {
         T* left = &partial[r * kBlock];
@@ -77,7 +95,7 @@ void reduce(std::span<const std::byte* const> sources, std::byte* output, std::s
         for (std::size_t i = 0; i < block; ++i) left[i] = combine<op>(left[i], right[i]);
       }
     }
-    store<Stored>(partial.data(), block, output, first);
+    for (std::size_t i = 0; i < block; ++i) store<Stored>(partial[i], output, first + i);
   }
 }
 

@@ -102,6 +102,10 @@ Place mpi_place() {
   return place;
 }
 
+/// Ranks with a core each have nothing to lose by polling on; and a scheduler that sees them sleep packs them together:
+/// 100 kB took 0.02 ms in some launches and 0.25 ms in others.
+constexpr std::chrono::microseconds kSpinOnOwnCore{1'000};
+
 /// The same fixed-length text of every rank.
 std::vector<std::string> gather_texts(Communicator& control, const std::string& own) {
   std::vector<std::uint8_t> sent(kBusIdBytes);
@@ -145,7 +149,10 @@ class World::State {
 
   std::unique_ptr<Communicator> make_communicator(const CommunicatorOptions& options) {
     if (!session_) return std::make_unique<LocalCommunicator>();
-    return MpiCommunicator::duplicate_of(MPI_COMM_WORLD, options);
+    CommunicatorOptions here = options;
+    if (place_.local_size <= static_cast<int>(std::thread::hardware_concurrency()))
+      here.spin = std::max(here.spin, kSpinOnOwnCore);
+    return MpiCommunicator::duplicate_of(MPI_COMM_WORLD, here);
   }
 
   std::optional<int> use_device(DeviceChoice choice, DeviceSharing sharing) {

@@ -12,7 +12,7 @@ comm::WorldOptions world_options(const trainer::DistributedConfig& config, bool 
   options.communicator.deadline = std::max(deadline, std::chrono::milliseconds(1));
   options.check_collectives = config.check_collectives;
   options.require_all_slurm_tasks = require_all_slurm_tasks;
-  options.start_deadline = options.communicator.deadline;
+  options.start_deadline = std::max(options.start_deadline, options.communicator.deadline);
   return options;
 }
 

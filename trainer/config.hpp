@@ -196,7 +196,7 @@ struct DistributedConfig {
   Wire wire = Wire::fp32;          ///< of the gradients
   double bucket_mib = 4.0;         ///< cap of one gradient bucket
   bool overlap = true;             ///< buckets leave while backward goes on; false: after it, for measuring
-  double timeout_seconds = 300;    ///< deadline of a collective
+  double timeout_seconds = 30;     ///< deadline of a collective
   bool check_collectives = false;  ///< compare what the ranks submit: slow, for finding faults
 };
 

@@ -6,6 +6,7 @@
 
 #include "comm/comm_error.hpp"
 #include "data/sha256.hpp"
+#include "trainer/deadlines.hpp"
 
 namespace perrin::trainer {
 
@@ -14,7 +15,8 @@ void require_same_on_all_ranks(comm::Communicator& control, const std::string& t
   const std::string hash = data::sha256_hex(text);
   const auto ranks = static_cast<std::size_t>(control.size());
   std::vector<std::uint8_t> mine(hash.begin(), hash.end()), all(hash.size() * ranks);
-  control.all_gather(std::span<const std::uint8_t>(mine), std::span<std::uint8_t>(all)).wait();
+  control.all_gather(std::span<const std::uint8_t>(mine), std::span<std::uint8_t>(all))
+      .wait(kLongWork);  // files are read before
 
   std::vector<int> different;
   std::string names;

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdio>
 #include <filesystem>
 #include <limits>
 #include <memory>
@@ -15,6 +14,7 @@
 
 #include "launch/config/read.hpp"
 #include "launch/device.hpp"
+#include "launch/image_option.hpp"
 #include "launch/usage_error.hpp"
 #include "launch/world_options.hpp"
 #include "trainer/synthetic_steps.hpp"
@@ -47,14 +47,6 @@ trainer::Config small_network() {
   config.train.batch_size = 64;
   config.distributed.bucket_mib = 0.125;
   return config;
-}
-
-data::ImageShape image_shape(const std::string& text) {
-  unsigned channels = 0, height = 0, width = 0;
-  char end = 0;
-  if (std::sscanf(text.c_str(), "%ux%ux%u%c", &channels, &height, &width, &end) != 3 || channels * height * width == 0)
-    throw UsageError("--image is channels x height x width, like 3x32x32, not '" + text + "'");
-  return {channels, height, width};
 }
 
 /// What is measured of one step, in seconds; the mean over the ranks.

@@ -22,6 +22,7 @@ Command prepare_command(CLI::App& program);
 Command train_command(CLI::App& program, const std::vector<Override>& overrides);
 Command evaluate_command(CLI::App& program);
 Command sample_command(CLI::App& program, const std::vector<Override>& overrides);
+Command plan_command(CLI::App& program, const std::vector<Override>& overrides);
 Command export_command(CLI::App& program);
 Command inspect_command(CLI::App& program);
 Command bench_command(CLI::App& program);

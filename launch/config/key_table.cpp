@@ -477,10 +477,12 @@ void add_distributed(std::vector<Key>& keys) {
                        "Sum gradients while backward goes on; false: after it, to measure what overlap is worth. The "
                        "result is the same.")
                      .changeable());
-  keys.push_back(Entry("distributed.timeout_seconds", &Config::distributed, &DistributedConfig::timeout_seconds,
-                       "Seconds that a rank waits for the others in one operation before it gives up.")
-                     .in({.least = 0, .most = 86400, .above_least = true})
-                     .changeable());
+  keys.push_back(
+      Entry("distributed.timeout_seconds", &Config::distributed, &DistributedConfig::timeout_seconds,
+            "Seconds that a rank waits for the others in one operation of a step before it gives up, and the run "
+            "ends; more where steps of some ranks may take so much longer.")
+          .in({.least = 0, .most = 86400, .above_least = true})
+          .changeable());
   keys.push_back(Entry("distributed.check_collectives", &Config::distributed, &DistributedConfig::check_collectives,
                        "Compare what the ranks submit before each collective of gradients, and name those that differ: "
                        "slow, for finding faults.")

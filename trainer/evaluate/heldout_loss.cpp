@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "data/batch_loader.hpp"
+#include "trainer/deadlines.hpp"
 #include "trainer/diffusion/bound.hpp"
 #include "trainer/diffusion/level_sampler.hpp"
 #include "trainer/diffusion/objective.hpp"
@@ -72,7 +73,8 @@ HeldoutLoss evaluate_heldout(const UNet& model, const Config& config, const Diff
     sums[1] += sum_of(per_image(weights, x_0).view({-1}) * vb);
     sums[2] += sum_of(prior_term(process, x_0));
   }
-  control.all_reduce(std::span<double>(sums), comm::ReduceOp::sum).wait();
+  control.all_reduce(std::span<double>(sums), comm::ReduceOp::sum)
+      .wait(kLongWork);  // ranks may have one batch more or less
   const auto n = static_cast<double>(images);
   return {sums[0] / n, discrete ? std::optional(sums[1] + sums[2] / n) : std::nullopt, images};
 }

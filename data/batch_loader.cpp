@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <numeric>
 #include <stdexcept>
 #include <utility>
@@ -54,20 +55,25 @@ void BatchLoader::stop() {
 }
 
 void BatchLoader::run() {
-  while (const std::optional<Job> job = take_job()) {
-    Outcome outcome = job->failure;
-    try {
-      const auto begun = std::chrono::steady_clock::now();
-      if (job->slice) outcome = load(*job->slice);
-      if (job->slice && options_.on_read) options_.on_read(*job->slice, begun, std::chrono::steady_clock::now());
-    } catch (...) {
-      outcome = std::current_exception();
-    }
+  while (std::optional<Job> job = take_job()) {
+    Outcome outcome = outcome_of(*job);
     const std::lock_guard lock(mutex_);
     stopping_ = stopping_ || std::holds_alternative<std::exception_ptr>(outcome);
     slot(job->ticket) = std::move(outcome);
     ready_.notify_all();
     room_.notify_all();
+  }
+}
+
+BatchLoader::Outcome BatchLoader::outcome_of(Job& job) const {
+  if (job.failure) return job.failure;
+  try {
+    const auto begun = std::chrono::steady_clock::now();
+    load(*job.slice, job.batch);
+    if (options_.on_read) options_.on_read(*job.slice, begun, std::chrono::steady_clock::now());
+    return std::move(job.batch);
+  } catch (...) {
+    return std::current_exception();
   }
 }
 
@@ -81,6 +87,10 @@ std::optional<BatchLoader::Job> BatchLoader::take_job() {
     room_.wait(lock, [this] { return stopping_ || claimed_ < delivered_ + slots_.size(); });
     if (stopping_) return std::nullopt;
     job.ticket = claimed_++;
+    if (!spent_.empty()) {
+      job.batch = std::move(spent_.back());
+      spent_.pop_back();
+    }
   }
   try {
     job.slice = slices_();
@@ -96,27 +106,23 @@ std::optional<BatchLoader::Job> BatchLoader::take_job() {
   return std::nullopt;
 }
 
-Batch BatchLoader::load(const Slice& slice) const {
-  Batch batch;
+void BatchLoader::load(const Slice& slice, Batch& batch) const {
   batch.positions.resize(slice.count);
   std::iota(batch.positions.begin(), batch.positions.end(), slice.position);
   batch.samples.resize(slice.count);
   order_.fill(slice.position, batch.samples);
-  batch.labels.reserve(slice.count);
-  const std::size_t image_bytes = dataset_.shape().bytes();
-  batch.images.resize(slice.count * image_bytes);
-  std::span<std::uint8_t> pixels(batch.images);
-  for (const std::uint64_t sample : batch.samples) {
-    batch.labels.push_back(dataset_.label(sample));
-    dataset_.read(sample, pixels.first(image_bytes));
-    pixels = pixels.subspan(image_bytes);
-  }
-  return batch;
+  batch.labels.resize(slice.count);
+  std::transform(batch.samples.begin(), batch.samples.end(), batch.labels.begin(),
+                 [&](std::uint64_t sample) { return dataset_.label(sample); });
+  batch.images.resize(slice.count * dataset_.shape().bytes());
+  dataset_.gather(batch.samples, batch.images);
 }
 
-Batch BatchLoader::next() {
+Batch BatchLoader::next(Batch spent) {
   const auto start = std::chrono::steady_clock::now();
   std::unique_lock lock(mutex_);
+  // No more are kept than can be in use: one in each slot, and the caller's.
+  if (spent.images.capacity() > 0 && spent_.size() <= slots_.size()) spent_.push_back(std::move(spent));
   const auto settled = [this] {
     return end_ == delivered_ || !std::holds_alternative<std::monostate>(slot(delivered_));
   };

@@ -168,6 +168,11 @@ void File::pread_exact(std::span<std::byte> into, std::uint64_t offset) const {
   }
 }
 
+void File::read_ahead() const noexcept {
+  // Advice only: where it is refused, bytes are read when they are wanted.
+  ::posix_fadvise(descriptor_, 0, /*len, 0: to the end*/ 0, POSIX_FADV_WILLNEED);
+}
+
 void File::write_all(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     const ssize_t put = ::write(descriptor_, bytes.data(), std::min(bytes.size(), kMaxTransferBytes));

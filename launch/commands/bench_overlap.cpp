@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdio>
 #include <filesystem>
 #include <limits>
 #include <memory>
@@ -13,6 +12,7 @@
 #include <span>
 #include <vector>
 
+#include "launch/commands/image_option.hpp"
 #include "launch/config/read.hpp"
 #include "launch/device.hpp"
 #include "launch/usage_error.hpp"
@@ -47,14 +47,6 @@ trainer::Config small_network() {
   config.train.batch_size = 64;
   config.distributed.bucket_mib = 0.125;
   return config;
-}
-
-data::ImageShape image_shape(const std::string& text) {
-  unsigned channels = 0, height = 0, width = 0;
-  char end = 0;
-  if (std::sscanf(text.c_str(), "%ux%ux%u%c", &channels, &height, &width, &end) != 3 || channels * height * width == 0)
-    throw UsageError("--image is channels x height x width, like 3x32x32, not '" + text + "'");
-  return {channels, height, width};
 }
 
 /// What is measured of one step, in seconds; the mean over the ranks.
@@ -178,7 +170,7 @@ void print_table(const Outcome& outcome) {
 ExitCode bench_overlap(const OverlapArguments& arguments, Session& session) {
   trainer::Config config = arguments.config.empty() ? small_network() : read_config(arguments.config);
   config.distributed.device = comm::DeviceChoice::cpu;  // the wire is simulated between host memories
-  const data::ImageShape shape = image_shape(arguments.image);
+  const data::ImageShape shape = read_image_shape(arguments.image);
   if (session.size() < 2)
     throw UsageError("one rank sends no gradients; start it as `mpirun -np 2 perrin bench overlap`");
 
@@ -218,7 +210,7 @@ ExitCode bench_overlap(const OverlapArguments& arguments, Session& session) {
 
 }  // namespace
 
-std::function<ExitCode(Session&)> add_bench_overlap(CLI::App& bench) {
+Command add_bench_overlap(CLI::App& bench) {
   CLI::App* app =
       bench.add_subcommand("overlap", "Training steps over a simulated slow wire, with and without overlap");
   const auto arguments = std::make_shared<OverlapArguments>();
@@ -254,7 +246,7 @@ std::function<ExitCode(Session&)> add_bench_overlap(CLI::App& bench) {
       "\n"
       "Example:\n"
       "  mpirun -np 2 --bind-to none perrin bench overlap --wire-share 0.5\n");
-  return [arguments](Session& session) { return bench_overlap(*arguments, session); };
+  return {app, [arguments](Session& session) { return bench_overlap(*arguments, session); }};
 }
 
 }  // namespace perrin::launch

@@ -1,6 +1,7 @@
 #include "data/batch_loader.hpp"
 
 #include <fmt/format.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <numeric>
@@ -14,6 +15,14 @@ namespace {
 
 /// A plan that gives this many steps without a slice gives none at all; looking on would never end.
 constexpr int kMostEmptySteps = 1'000'000;
+
+/// What this thread had the storage read so far (getrusage counts in sectors).
+std::uint64_t bytes_from_storage() {
+  constexpr std::uint64_t kSectorBytes = 512;
+  struct rusage usage {};
+  ::getrusage(RUSAGE_THREAD, &usage);
+  return static_cast<std::uint64_t>(usage.ru_inblock) * kSectorBytes;
+}
 
 }  // namespace
 
@@ -56,8 +65,11 @@ void BatchLoader::stop() {
 
 void BatchLoader::run() {
   while (std::optional<Job> job = take_job()) {
+    const std::uint64_t before = bytes_from_storage();
     Outcome outcome = outcome_of(*job);
+    const std::uint64_t after = bytes_from_storage();
     const std::lock_guard lock(mutex_);
+    storage_bytes_ += after - before;
     stopping_ = stopping_ || std::holds_alternative<std::exception_ptr>(outcome);
     slot(job->ticket) = std::move(outcome);
     ready_.notify_all();
@@ -150,6 +162,11 @@ Batch BatchLoader::next(Batch spent) {
 std::chrono::duration<double> BatchLoader::stall_time() const {
   const std::lock_guard lock(mutex_);
   return stall_;
+}
+
+std::uint64_t BatchLoader::storage_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return storage_bytes_;
 }
 
 Batch read_batch(const Dataset& dataset, std::uint64_t first, std::uint64_t count) {

@@ -78,6 +78,9 @@ class BatchLoader {
 
   /// Time that next() spent waiting: the training loop was faster than the storage.
   std::chrono::duration<double> stall_time() const;
+  /// Bytes that came from the storage while batches were read, not from the page cache; pages are read whole and ahead,
+  /// so that they may be more than those of the images.
+  std::uint64_t storage_bytes() const;
 
  private:
   /// What became of a slice: nothing yet, its batch, or what went wrong.
@@ -113,6 +116,7 @@ class BatchLoader {
   std::optional<std::uint64_t> end_;  // first ticket without a slice
   bool stopping_ = false;             // no further tickets
   std::chrono::duration<double> stall_{0};
+  std::uint64_t storage_bytes_ = 0;
 
   std::vector<std::jthread> threads_;
 };

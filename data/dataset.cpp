@@ -45,6 +45,7 @@ Dataset::Dataset(const std::filesystem::path& folder, const DatasetOptions& opti
     }
     const std::size_t index = shards_.size();
     require_in_place(shards_.emplace_back(path, entry.bytes, options.read), index, manifest_);
+    shards_.back().forget_class_names();
     shard_starts_.push_back(start);
     start += entry.n;
   }
@@ -79,6 +80,10 @@ void Dataset::gather(std::span<const std::uint64_t> samples, std::span<std::uint
   while (!samples.empty()) {
     std::size_t run = 1;
     while (run < samples.size() && samples[run] == samples[0] + run) ++run;
+    if (run < samples.size()) {
+      const auto [shard, index] = locate(samples[run]);
+      shards_[shard].prefetch(index);
+    }
     read(samples[0], run, pixels.first(run * image_bytes));
     samples = samples.subspan(run);
     pixels = pixels.subspan(run * image_bytes);

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -27,10 +28,22 @@ constexpr mode_t kNewFileMode = 0666;  // less the user's umask
   throw DataError(path, fmt::format("cannot {}: {}", action, describe_errno(error)));
 }
 
+/// Systems allow 1,024 open files by default and more to who asks. @return whether there are more now
+bool raise_open_file_limit() {
+  struct rlimit limit {};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= limit.rlim_max) return false;
+  limit.rlim_cur = limit.rlim_max;
+  return ::setrlimit(RLIMIT_NOFILE, &limit) == 0;
+}
+
 int open_retrying(const fs::path& path, int flags, mode_t mode = 0) {
   for (;;) {
     const int descriptor = ::open(path.c_str(), flags | O_CLOEXEC, mode);
-    if (descriptor >= 0 || errno != EINTR) return descriptor;
+    if (descriptor >= 0) return descriptor;
+    const int error = errno;
+    if (error == EINTR || (error == EMFILE && raise_open_file_limit())) continue;
+    errno = error;
+    return descriptor;
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <bit>
 #include <stdexcept>
 #include <tuple>
@@ -18,6 +19,10 @@ static_assert(std::endian::native == std::endian::little,
               "shards store little-endian integers and are read as they are");
 
 constexpr std::uint64_t kSourceIdBlock = 128 * 1024;  // entries, 1 MiB
+
+constexpr std::size_t kCacheLine = 64;
+/// What the core's own prefetcher does not foresee: the start of an image. It is a whole one of 3 x 32 x 32.
+constexpr std::size_t kPrefetchBytes = 4096;
 
 constexpr const char* kChangedRemedy =
     "The file changed after it was written; restore it or prepare the dataset again.";
@@ -98,6 +103,13 @@ void ShardReader::read(std::uint64_t first, std::uint64_t count, std::span<std::
     verify(image, bytes.first(image_bytes));
     bytes = bytes.subspan(image_bytes);
   }
+}
+
+void ShardReader::prefetch(std::uint64_t index) const noexcept {
+  if (!map_) return;
+  const std::size_t image_bytes = shape().bytes();
+  const std::byte* image = map_->bytes().data() + layout_.images_offset + index * image_bytes;
+  for (std::size_t i = 0; i < std::min(image_bytes, kPrefetchBytes); i += kCacheLine) __builtin_prefetch(image + i);
 }
 
 void ShardReader::read_ahead() const noexcept { file_.read_ahead(); }

@@ -4,19 +4,15 @@
 #include <filesystem>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "data/file.hpp"
 #include "data/mapped_file.hpp"
+#include "data/read_method.hpp"
 #include "data/shard_format.hpp"
 
 namespace perrin::data {
-
-/// How the bytes of images come from a file. Both give the same bytes and the same errors.
-enum class ReadMethod {
-  mmap,  ///< copied from the mapped file: no system call where the page cache has it
-  pread  ///< a system call for each run of images, for file systems that map slowly or not at all
-};
 
 /// One shard, read without HDF5: opening examines it, every image is then one copy and one checksum.
 /// Reading is safe from any number of threads.
@@ -30,12 +26,18 @@ class ShardReader {
   std::uint64_t size() const noexcept { return layout_.images; }
   const ImageShape& shape() const noexcept { return layout_.shape; }
   const ShardAttributes& attributes() const noexcept { return attributes_; }
+  /// Once they are compared: 1,000 names in each of 2,000 shards are 100 MiB.
+  void forget_class_names() noexcept { attributes_.class_names = std::vector<std::string>(); }
   const ShardLayout& layout() const noexcept { return layout_; }
   const std::filesystem::path& path() const noexcept { return file_.path(); }
 
   /// Copies images [first, first + count) into `pixels`, uint8 [count, C, H, W], and verifies each.
   /// @throws DataError naming file, image, stored and found checksum; std::out_of_range, std::invalid_argument
   void read(std::uint64_t first, std::uint64_t count, std::span<std::uint8_t> pixels) const;
+
+  /// Starts bringing an image from the mapping into the caches of this core: called one image ahead, it hides most of
+  /// the wait for memory. Nothing for ReadMethod::pread.
+  void prefetch(std::uint64_t index) const noexcept;
 
   /// Has the kernel read all of it into the page cache; returns at once.
   void read_ahead() const noexcept;

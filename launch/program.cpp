@@ -46,7 +46,8 @@ ExitCode run_program(std::vector<std::string> arguments, Session& session) {
   const std::vector<Command> commands = {prepare_command(program),  train_command(program, overrides),
                                          evaluate_command(program), sample_command(program, overrides),
                                          export_command(program),   inspect_command(program),
-                                         bench_command(program),    selftest_command(program)};
+                                         verify_command(program),   bench_command(program),
+                                         selftest_command(program)};
   refuse_unknown_command(commands, arguments);
   try {
     std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back

@@ -1,7 +1,9 @@
 #include "data/batch_loader.hpp"
 
 #include <fmt/format.h>
+#include <sys/resource.h>
 
+#include <algorithm>
 #include <numeric>
 #include <stdexcept>
 #include <utility>
@@ -13,6 +15,14 @@ namespace {
 
 /// A plan that gives this many steps without a slice gives none at all; looking on would never end.
 constexpr int kMostEmptySteps = 1'000'000;
+
+/// What this thread had the storage read so far (getrusage counts in sectors).
+std::uint64_t bytes_from_storage() {
+  constexpr std::uint64_t kSectorBytes = 512;
+  struct rusage usage {};
+  ::getrusage(RUSAGE_THREAD, &usage);
+  return static_cast<std::uint64_t>(usage.ru_inblock) * kSectorBytes;
+}
 
 }  // namespace
 
@@ -54,20 +64,28 @@ void BatchLoader::stop() {
 }
 
 void BatchLoader::run() {
-  while (const std::optional<Job> job = take_job()) {
-    Outcome outcome = job->failure;
-    try {
-      const auto begun = std::chrono::steady_clock::now();
-      if (job->slice) outcome = load(*job->slice);
-      if (job->slice && options_.on_read) options_.on_read(*job->slice, begun, std::chrono::steady_clock::now());
-    } catch (...) {
-      outcome = std::current_exception();
-    }
+  while (std::optional<Job> job = take_job()) {
+    const std::uint64_t before = bytes_from_storage();
+    Outcome outcome = outcome_of(*job);
+    const std::uint64_t after = bytes_from_storage();
     const std::lock_guard lock(mutex_);
+    storage_bytes_ += after - before;
     stopping_ = stopping_ || std::holds_alternative<std::exception_ptr>(outcome);
     slot(job->ticket) = std::move(outcome);
     ready_.notify_all();
     room_.notify_all();
+  }
+}
+
+BatchLoader::Outcome BatchLoader::outcome_of(Job& job) const {
+  if (job.failure) return job.failure;
+  try {
+    const auto begun = std::chrono::steady_clock::now();
+    load(*job.slice, job.batch);
+    if (options_.on_read) options_.on_read(*job.slice, begun, std::chrono::steady_clock::now());
+    return std::move(job.batch);
+  } catch (...) {
+    return std::current_exception();
   }
 }
 
@@ -81,6 +99,10 @@ std::optional<BatchLoader::Job> BatchLoader::take_job() {
     room_.wait(lock, [this] { return stopping_ || claimed_ < delivered_ + slots_.size(); });
     if (stopping_) return std::nullopt;
     job.ticket = claimed_++;
+    if (!spent_.empty()) {
+      job.batch = std::move(spent_.back());
+      spent_.pop_back();
+    }
   }
   try {
     job.slice = slices_();
@@ -96,27 +118,23 @@ std::optional<BatchLoader::Job> BatchLoader::take_job() {
   return std::nullopt;
 }
 
-Batch BatchLoader::load(const Slice& slice) const {
-  Batch batch;
+void BatchLoader::load(const Slice& slice, Batch& batch) const {
   batch.positions.resize(slice.count);
   std::iota(batch.positions.begin(), batch.positions.end(), slice.position);
   batch.samples.resize(slice.count);
   order_.fill(slice.position, batch.samples);
-  batch.labels.reserve(slice.count);
-  const std::size_t image_bytes = dataset_.shape().bytes();
-  batch.images.resize(slice.count * image_bytes);
-  std::span<std::uint8_t> pixels(batch.images);
-  for (const std::uint64_t sample : batch.samples) {
-    batch.labels.push_back(dataset_.label(sample));
-    dataset_.read(sample, pixels.first(image_bytes));
-    pixels = pixels.subspan(image_bytes);
-  }
-  return batch;
+  batch.labels.resize(slice.count);
+  std::transform(batch.samples.begin(), batch.samples.end(), batch.labels.begin(),
+                 [&](std::uint64_t sample) { return dataset_.label(sample); });
+  batch.images.resize(slice.count * dataset_.shape().bytes());
+  dataset_.gather(batch.samples, batch.images);
 }
 
-Batch BatchLoader::next() {
+Batch BatchLoader::next(Batch spent) {
   const auto start = std::chrono::steady_clock::now();
   std::unique_lock lock(mutex_);
+  // No more are kept than can be in use: one in each slot, and the caller's.
+  if (spent.images.capacity() > 0 && spent_.size() <= slots_.size()) spent_.push_back(std::move(spent));
   const auto settled = [this] {
     return end_ == delivered_ || !std::holds_alternative<std::monostate>(slot(delivered_));
   };
@@ -144,6 +162,11 @@ Batch BatchLoader::next() {
 std::chrono::duration<double> BatchLoader::stall_time() const {
   const std::lock_guard lock(mutex_);
   return stall_;
+}
+
+std::uint64_t BatchLoader::storage_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return storage_bytes_;
 }
 
 Batch read_batch(const Dataset& dataset, std::uint64_t first, std::uint64_t count) {

@@ -70,12 +70,17 @@ class BatchLoader {
   ~BatchLoader();
 
   /// The batch of the next slice.
+  /// @param spent  a batch that is not needed any more; its memory is filled again. Without, each batch is allocated
+  ///               and its pages are faulted in, which takes longer than to read it
   /// @throws what reading it threw, now and at every later call; DataError after the deadline; std::out_of_range after
   ///         the last slice
-  Batch next();
+  Batch next(Batch spent = {});
 
   /// Time that next() spent waiting: the training loop was faster than the storage.
   std::chrono::duration<double> stall_time() const;
+  /// Bytes that came from the storage while batches were read, not from the page cache; pages are read whole and ahead,
+  /// so that they may be more than those of the images.
+  std::uint64_t storage_bytes() const;
 
  private:
   /// What became of a slice: nothing yet, its batch, or what went wrong.
@@ -85,11 +90,13 @@ class BatchLoader {
     std::uint64_t ticket = 0;  // 0, 1, ... in the order of delivery
     std::optional<Slice> slice;
     std::exception_ptr failure;  // of the source of slices, in place of a slice
+    Batch batch;                 // memory to fill
   };
 
   void run();
   std::optional<Job> take_job();
-  Batch load(const Slice& slice) const;
+  Outcome outcome_of(Job& job) const;
+  void load(const Slice& slice, Batch& batch) const;
   void stop();
   Outcome& slot(std::uint64_t ticket) { return slots_[ticket % slots_.size()]; }
 
@@ -103,11 +110,13 @@ class BatchLoader {
   std::condition_variable room_;      // a slot became free, or the end
   std::condition_variable ready_;     // a slot was filled, or the end
   std::vector<Outcome> slots_;        // of tickets [delivered_, delivered_ + queue)
+  std::vector<Batch> spent_;          // given back by next()
   std::uint64_t claimed_ = 0;         // tickets given to threads
   std::uint64_t delivered_ = 0;       // tickets taken by next()
   std::optional<std::uint64_t> end_;  // first ticket without a slice
   bool stopping_ = false;             // no further tickets
   std::chrono::duration<double> stall_{0};
+  std::uint64_t storage_bytes_ = 0;
 
   std::vector<std::jthread> threads_;
 };

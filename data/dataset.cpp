@@ -32,7 +32,7 @@ void require_in_place(const ShardReader& shard, std::size_t index, const Manifes
 
 }  // namespace
 
-Dataset::Dataset(const std::filesystem::path& folder)
+Dataset::Dataset(const std::filesystem::path& folder, const DatasetOptions& options)
     : folder_(folder), manifest_(read_manifest(folder)), fingerprint_(data::fingerprint(manifest_)) {
   std::uint64_t start = 0;
   for (const ShardEntry& entry : manifest_.shards) {
@@ -44,10 +44,13 @@ Dataset::Dataset(const std::filesystem::path& folder)
                                         entry.bytes));
     }
     const std::size_t index = shards_.size();
-    require_in_place(shards_.emplace_back(path, entry.bytes), index, manifest_);
+    require_in_place(shards_.emplace_back(path, entry.bytes, options.read), index, manifest_);
+    shards_.back().forget_class_names();
     shard_starts_.push_back(start);
     start += entry.n;
   }
+  if (!options.warm_up) return;
+  for (const ShardReader& shard : shards_) shard.read_ahead();
 }
 
 Dataset::Place Dataset::locate(std::uint64_t index) const {
@@ -68,6 +71,22 @@ void Dataset::read(std::uint64_t first, std::uint64_t count, std::span<std::uint
     pixels = pixels.subspan(here * image_bytes);
     first += here;
     count -= here;
+  }
+}
+
+void Dataset::gather(std::span<const std::uint64_t> samples, std::span<std::uint8_t> pixels) const {
+  const std::size_t image_bytes = shape().bytes();
+  if (pixels.size() != samples.size() * image_bytes) throw std::invalid_argument("Dataset::gather: wrong buffer size");
+  while (!samples.empty()) {
+    std::size_t run = 1;
+    while (run < samples.size() && samples[run] == samples[0] + run) ++run;
+    if (run < samples.size()) {
+      const auto [shard, index] = locate(samples[run]);
+      shards_[shard].prefetch(index);
+    }
+    read(samples[0], run, pixels.first(run * image_bytes));
+    samples = samples.subspan(run);
+    pixels = pixels.subspan(run * image_bytes);
   }
 }
 

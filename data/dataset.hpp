@@ -11,13 +11,19 @@
 
 namespace perrin::data {
 
+struct DatasetOptions {
+  ReadMethod read = ReadMethod::mmap;
+  /// The kernel is asked to read all shards into the page cache, and goes on with that while they are used.
+  bool warm_up = false;
+};
+
 /// A folder of shards as one sequence of images. Opening checks the manifest, every shard's size and layout, and that
 /// the shards belong together in this order; each image verifies itself when it is read. Opens files read-only,
 /// takes no locks. Reading is safe from any number of threads. 8 bytes of memory an image.
 class Dataset {
  public:
   /// @throws DataError naming the file that is missing, truncated, foreign, swapped or otherwise unfit
-  explicit Dataset(const std::filesystem::path& folder);
+  explicit Dataset(const std::filesystem::path& folder, const DatasetOptions& options = {});
 
   const std::filesystem::path& folder() const noexcept { return folder_; }
   const Manifest& manifest() const noexcept { return manifest_; }
@@ -32,6 +38,9 @@ class Dataset {
   void read(std::uint64_t index, std::span<std::uint8_t> pixels) const { read(index, 1, pixels); }
   /// Images [first, first + count), uint8 [count, C, H, W], each verified.
   void read(std::uint64_t first, std::uint64_t count, std::span<std::uint8_t> pixels) const;
+
+  /// Images `samples` in that order, uint8 [samples, C, H, W], each verified; runs of neighbours are read at once.
+  void gather(std::span<const std::uint64_t> samples, std::span<std::uint8_t> pixels) const;
 
   /// -1 where the image has none.
   std::int32_t label(std::uint64_t index) const;

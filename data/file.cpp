@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -27,10 +28,22 @@ constexpr mode_t kNewFileMode = 0666;  // less the user's umask
   throw DataError(path, fmt::format("cannot {}: {}", action, describe_errno(error)));
 }
 
+/// Systems allow 1,024 open files by default and more to who asks. @return whether there are more now
+bool raise_open_file_limit() {
+  struct rlimit limit {};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= limit.rlim_max) return false;
+  limit.rlim_cur = limit.rlim_max;
+  return ::setrlimit(RLIMIT_NOFILE, &limit) == 0;
+}
+
 int open_retrying(const fs::path& path, int flags, mode_t mode = 0) {
   for (;;) {
     const int descriptor = ::open(path.c_str(), flags | O_CLOEXEC, mode);
-    if (descriptor >= 0 || errno != EINTR) return descriptor;
+    if (descriptor >= 0) return descriptor;
+    const int error = errno;
+    if (error == EINTR || (error == EMFILE && raise_open_file_limit())) continue;
+    errno = error;
+    return descriptor;
   }
 }
 
@@ -166,6 +179,11 @@ void File::pread_exact(std::span<std::byte> into, std::uint64_t offset) const {
     into = into.subspan(static_cast<std::size_t>(got));
     offset += static_cast<std::uint64_t>(got);
   }
+}
+
+void File::read_ahead() const noexcept {
+  // Advice only: where it is refused, bytes are read when they are wanted.
+  ::posix_fadvise(descriptor_, 0, /*len, 0: to the end*/ 0, POSIX_FADV_WILLNEED);
 }
 
 void File::write_all(std::span<const std::byte> bytes) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "comm/device.hpp"
+#include "data/read_method.hpp"
 
 /// The whole configuration of a run as plain values; launch/config reads it from TOML and documents each key.
 /// Nothing here knows LibTorch, MPI or TOML.
@@ -21,6 +22,9 @@ struct DataConfig {
   std::string train;
   std::string heldout;           ///< empty: no held-out loss
   bool horizontal_flip = false;  ///< flip each training image with probability 1/2, keyed by its position
+  data::ReadMethod read = data::ReadMethod::mmap;
+  bool warm_up = false;      ///< have the kernel read the training dataset into the page cache at the start
+  std::int64_t threads = 1;  ///< of each rank's loader
 };
 
 /// How the U-Net changes resolution.

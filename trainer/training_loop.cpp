@@ -8,6 +8,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <utility>
 
 #include "trainer/checkpoint/checkpoint_folder.hpp"
 #include "trainer/checkpoint/resume.hpp"
@@ -48,8 +49,9 @@ at::Tensor flip_some(const at::Tensor& x_0, std::uint64_t seed, std::span<const 
   return at::where(flips.view({-1, 1, 1, 1}), x_0.flip({3}), x_0);
 }
 
-data::BatchLoaderOptions loader_options(std::optional<TraceRecorder>& trace) {
+data::BatchLoaderOptions loader_options(const DataConfig& config, std::optional<TraceRecorder>& trace) {
   data::BatchLoaderOptions options;
+  options.threads = static_cast<std::size_t>(config.threads);
   if (trace)
     options.on_read = [&trace](const auto& slice, auto begun, auto ended) { trace->batch_read(slice, begun, ended); };
   return options;
@@ -87,10 +89,11 @@ TrainingLoop::TrainingLoop(Surroundings surroundings, TrainingState& state, std:
       trace_(in_.trace ? std::optional<TraceRecorder>(std::in_place, paths_.trace(), in_.world, clock_) : std::nullopt),
       loader_(in_.train, data::SampleOrder(in_.train.size(), in_.config.run.seed),
               slices_from(state.progress.step, state.progress.position, plan_.global_batch(), slices_),
-              loader_options(trace_)),
+              loader_options(in_.config.data, trace_)),
       metrics_(std::move(metrics)),
       stragglers_(in_.world.host_names()),
-      reported_step_(state.progress.step) {
+      reported_step_(state.progress.step),
+      loader_watch_(in_.config.data) {
   if (in_.world.is_root()) progress_.emplace();
 }
 
@@ -127,7 +130,8 @@ void TrainingLoop::step() {
   StepLosses losses(plan_.global_batch(), /*keep_each=*/importance);
   for (std::size_t i = 0; i < slices_.size(); ++i) {
     clock_.enter(Activity::load);
-    const data::Batch batch = loader_.next();
+    batch_ = loader_.next(std::move(batch_));
+    const data::Batch& batch = batch_;
     clock_.enter(Activity::forward);
     const LevelDraw draw = level_sampler_.draw(batch.positions, first, state_.loss_history);
     const Network network = [&, labels = labels_of(batch)](const at::Tensor& x, const at::Tensor& condition) {
@@ -230,12 +234,32 @@ bool TrainingLoop::due(std::int64_t every) const {
   return last_step() || (every > 0 && state_.progress.step % every == 0);
 }
 
+std::int64_t TrainingLoop::own_images() const {
+  std::int64_t images = 0;
+  for (const Slice& slice : slices_) images += slice.count;
+  return images * (state_.progress.step - reported_step_);
+}
+
+double TrainingLoop::report_loader(double step_seconds) {
+  const double stall_before = std::exchange(reported_stall_, loader_.stall_time().count());
+  const std::uint64_t storage_before = std::exchange(reported_storage_bytes_, loader_.storage_bytes());
+  const LoaderWindow window{
+      .seconds = step_seconds,
+      .stall_seconds = reported_stall_ - stall_before,
+      .image_bytes = static_cast<std::uint64_t>(own_images()) * in_.train.shape().bytes(),
+      .storage_bytes = reported_storage_bytes_ - storage_before,
+  };
+  if (const std::string advice = loader_watch_.observe(window); !advice.empty()) {
+    if (progress_) progress_->interrupt();
+    spdlog::warn("{}", advice);
+  }
+  return window.stall_seconds;
+}
+
 nlohmann::json TrainingLoop::report_ranks() {
-  double images = 0;
-  for (const Slice& slice : slices_) images += static_cast<double>(slice.count);
   const std::int64_t steps = state_.progress.step - reported_step_;
   const std::vector<RankTimes> times =
-      gather_times(in_.world.control(), times_of(clock_, images * static_cast<double>(steps)));
+      gather_times(in_.world.control(), times_of(clock_, static_cast<double>(own_images())));
   if (!metrics_) return {};
   for (const std::string& sentence : stragglers_.observe(times, steps)) {
     progress_->interrupt();
@@ -254,7 +278,7 @@ void TrainingLoop::report() {
   const double steps = static_cast<double>(state_.progress.step - reported_step_);
   const double step_seconds = clock_.step_seconds();
   const double rate = steps * static_cast<double>(plan_.global_batch()) / step_seconds;
-  const double stall = loader_.stall_time().count();
+  const double stall = report_loader(step_seconds);
   const LossWindow& window = state_.losses;
   const auto mean = [&](double sum) { return window.count > 0 ? sum / static_cast<double>(window.count) : NAN; };
   const double loss = mean(window.sum);
@@ -270,7 +294,7 @@ void TrainingLoop::report() {
                           {"ema_decay", decay},
                           {"skipped", state_.progress.step - state_.progress.updates},
                           {"images_per_second", rate},
-                          {"loader_stall_seconds", stall - reported_stall_},
+                          {"loader_stall_seconds", stall},
                           {"seconds", elapsed}};
     row.update(ranks);
     if (in_.config.objective.loss != LossType::simple) row["loss_vlb"] = mean(window.bound);
@@ -284,7 +308,6 @@ void TrainingLoop::report() {
   state_.losses = {};
   clock_.restart();
   reported_step_ = state_.progress.step;
-  reported_stall_ = stall;
   clock_.leave();
 }
 

@@ -27,6 +27,7 @@
 #include "trainer/run_folder.hpp"
 #include "trainer/step_losses.hpp"
 #include "trainer/telemetry/activity_clock.hpp"
+#include "trainer/telemetry/loader_watch.hpp"
 #include "trainer/telemetry/metrics_log.hpp"
 #include "trainer/telemetry/progress_line.hpp"
 #include "trainer/telemetry/stragglers.hpp"
@@ -77,6 +78,10 @@ class TrainingLoop {
   /// True at multiples of `every` (0: none) and at the run's last step.
   bool due(std::int64_t every) const;
   void report();
+  /// Of this rank, since the last report.
+  std::int64_t own_images() const;
+  /// Warns where training waits for its images. @return seconds that it waited since the last report
+  double report_loader(double step_seconds);
   /// How the ranks spend their time, for the row of metrics; says which have become slow. Collective.
   nlohmann::json report_ranks();
   void evaluate();
@@ -114,7 +119,10 @@ class TrainingLoop {
   Clock::time_point started_ = Clock::now();
   StragglerWatch stragglers_;
   std::int64_t reported_step_;
+  data::Batch batch_;  // in use; the loader fills its memory again
+  LoaderWatch loader_watch_;
   double reported_stall_ = 0;
+  std::uint64_t reported_storage_bytes_ = 0;
 };
 
 }  // namespace perrin::trainer

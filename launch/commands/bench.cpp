@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <string_view>
 
+#include "launch/commands/bench_data.hpp"
 #include "launch/commands/bench_overlap.hpp"
 #include "launch/commands/command.hpp"
 #include "launch/device.hpp"
@@ -162,13 +163,14 @@ ExitCode bench_comm(const BenchArguments& arguments, Session& session) {
 }  // namespace
 
 Command bench_command(CLI::App& program) {
-  CLI::App* app = program.add_subcommand("bench", "Measure this machine and its network");
+  CLI::App* app = program.add_subcommand("bench", "Measure this machine, its network and its storage");
   CLI::App* comm = app->add_subcommand("comm", "Bandwidth of the collectives among the ranks");
   app->require_subcommand(1);
   app->footer(
       "Examples:\n"
       "  mpirun -np 2 perrin bench comm\n"
-      "  mpirun -np 2 perrin bench overlap\n");
+      "  mpirun -np 2 perrin bench overlap\n"
+      "  perrin bench data\n");
   const auto arguments = std::make_shared<BenchArguments>();
   comm->add_option("--sizes", arguments->sizes, "Bytes of the larger buffer of a rank")
       ->type_name("SIZE,...")
@@ -187,9 +189,11 @@ Command bench_command(CLI::App& program) {
       "\n"
       "Example:\n"
       "  mpirun -np 2 perrin bench comm --sizes 1MB,143MB --ops all_reduce\n");
-  const auto bench_overlap = add_bench_overlap(*app);
-  return {app, [arguments, comm, bench_overlap](Session& session) {
-            return comm->parsed() ? bench_comm(*arguments, session) : bench_overlap(session);
+  const Command overlap = add_bench_overlap(*app);
+  const Command data = add_bench_data(*app);
+  return {app, [arguments, comm, overlap, data](Session& session) {
+            if (comm->parsed()) return bench_comm(*arguments, session);
+            return overlap.options->parsed() ? overlap.run(session) : data.run(session);
           }};
 }
 

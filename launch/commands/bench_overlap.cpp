@@ -12,6 +12,7 @@
 #include <span>
 #include <vector>
 
+#include "launch/commands/image_option.hpp"
 #include "launch/config/read.hpp"
 #include "launch/device.hpp"
 #include "launch/image_option.hpp"
@@ -170,7 +171,7 @@ void print_table(const Outcome& outcome) {
 ExitCode bench_overlap(const OverlapArguments& arguments, Session& session) {
   trainer::Config config = arguments.config.empty() ? small_network() : read_config(arguments.config);
   config.distributed.device = comm::DeviceChoice::cpu;  // the wire is simulated between host memories
-  const data::ImageShape shape = image_shape(arguments.image);
+  const data::ImageShape shape = read_image_shape(arguments.image);
   if (session.size() < 2)
     throw UsageError("one rank sends no gradients; start it as `mpirun -np 2 perrin bench overlap`");
 
@@ -210,7 +211,7 @@ ExitCode bench_overlap(const OverlapArguments& arguments, Session& session) {
 
 }  // namespace
 
-std::function<ExitCode(Session&)> add_bench_overlap(CLI::App& bench) {
+Command add_bench_overlap(CLI::App& bench) {
   CLI::App* app =
       bench.add_subcommand("overlap", "Training steps over a simulated slow wire, with and without overlap");
   const auto arguments = std::make_shared<OverlapArguments>();
@@ -246,7 +247,7 @@ std::function<ExitCode(Session&)> add_bench_overlap(CLI::App& bench) {
       "\n"
       "Example:\n"
       "  mpirun -np 2 --bind-to none perrin bench overlap --wire-share 0.5\n");
-  return [arguments](Session& session) { return bench_overlap(*arguments, session); };
+  return {app, [arguments](Session& session) { return bench_overlap(*arguments, session); }};
 }
 
 }  // namespace perrin::launch

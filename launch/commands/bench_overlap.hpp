@@ -1,14 +1,10 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
-#include <functional>
-
-#include "launch/exit_code.hpp"
-#include "launch/session.hpp"
+#include "launch/commands/command.hpp"
 
 namespace perrin::launch {
 
-/// Adds `bench overlap`. @return what it does once its options are read
-std::function<ExitCode(Session&)> add_bench_overlap(CLI::App& bench);
+/// Adds `bench overlap`.
+Command add_bench_overlap(CLI::App& bench);
 
 }  // namespace perrin::launch

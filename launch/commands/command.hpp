@@ -25,6 +25,7 @@ Command sample_command(CLI::App& program, const std::vector<Override>& overrides
 Command plan_command(CLI::App& program, const std::vector<Override>& overrides);
 Command export_command(CLI::App& program);
 Command inspect_command(CLI::App& program);
+Command verify_command(CLI::App& program);
 Command bench_command(CLI::App& program);
 Command selftest_command(CLI::App& program);
 

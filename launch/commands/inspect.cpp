@@ -1,17 +1,23 @@
+#include <ATen/ATen.h>
 #include <fmt/format.h>
 
-#include <fstream>
+#include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "comm/flight_report.hpp"
+#include "data/batch_loader.hpp"
 #include "data/dataset.hpp"
-#include "data/shard_format.hpp"
+#include "data/shard_reader.hpp"
 #include "launch/commands/command.hpp"
+#include "launch/commands/dataset_folder.hpp"
 #include "launch/config/key_table.hpp"
 #include "launch/config/read.hpp"
+#include "launch/usage_error.hpp"
 #include "trainer/checkpoint/checkpoint_folder.hpp"
 #include "trainer/checkpoint/stored_model.hpp"
+#include "trainer/interchange/grid.hpp"
+#include "trainer/interchange/png.hpp"
 #include "trainer/run_folder.hpp"
 
 namespace perrin::launch {
@@ -20,19 +26,56 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 struct InspectArguments {
-  std::filesystem::path path;
+  std::filesystem::path path, contact_sheet;
   bool json = false;
 };
 
-/// Whether the folder's manifest calls itself a dataset's; a checkpoint has a manifest.json too.
-bool is_dataset(const std::filesystem::path& folder) {
-  std::ifstream file(folder / data::kManifestName);
-  const Json manifest = Json::parse(file, /*cb=*/nullptr, /*allow_exceptions=*/false);
-  return manifest.is_object() && manifest.contains("format") && manifest["format"] == data::kDatasetFormat;
+/// The first images, which are a fair sample: prepare stores them shuffled.
+void write_contact_sheet(const data::Dataset& dataset, const std::filesystem::path& file) {
+  constexpr std::int64_t kColumns = 8, kMostImages = 64;
+  const data::ImageShape& shape = dataset.shape();
+  if (shape.channels != 1 && shape.channels != 3)
+    throw UsageError(fmt::format("a PNG has 1 or 3 channels, these images have {}", shape.channels));
+  const std::int64_t count = std::min(static_cast<std::int64_t>(dataset.size()), kMostImages);
+  data::Batch batch = data::read_batch(dataset, 0, static_cast<std::uint64_t>(count));
+  const at::Tensor images =
+      at::from_blob(batch.images.data(), {count, shape.channels, shape.height, shape.width}, at::kByte);
+  trainer::write_png(file, trainer::make_grid(images, (count + kColumns - 1) / kColumns, kColumns));
 }
 
-Json inspect_dataset(const std::filesystem::path& folder) {
-  const data::Dataset dataset(folder);
+/// One shard without its manifest.
+Json inspect_shard(const std::filesystem::path& file) {
+  const data::ShardReader shard(file);
+  const data::ShardAttributes& attributes = shard.attributes();
+  std::vector<std::uint64_t> histogram(attributes.class_names.size());
+  std::uint64_t unlabelled = 0;
+  for (std::uint64_t i = 0; i < shard.size(); ++i) {
+    const std::int32_t label = shard.label(i);
+    if (label < 0) {
+      ++unlabelled;
+      continue;
+    }
+    const auto index = static_cast<std::size_t>(label);
+    if (index >= histogram.size()) histogram.resize(index + 1);
+    ++histogram[index];
+  }
+  return {{"kind", "shard"},
+          {"path", file.string()},
+          {"images", shard.size()},
+          {"image_shape", {shard.shape().channels, shard.shape().height, shard.shape().width}},
+          {"class_names", attributes.class_names},
+          {"class_histogram", histogram},
+          {"unlabelled", unlabelled},
+          {"converter", attributes.converter},
+          {"transform", attributes.transform},
+          {"shuffle_seed", attributes.shuffle_seed},
+          {"dataset_uuid", attributes.dataset_uuid},
+          {"shard_index", attributes.shard_index},
+          {"num_shards", attributes.num_shards},
+          {"bytes", std::filesystem::file_size(file)}};
+}
+
+Json inspect_dataset(const data::Dataset& dataset) {
   const data::Manifest& manifest = dataset.manifest();
   std::uint64_t bytes = 0;
   Json shards = Json::array();
@@ -41,7 +84,7 @@ Json inspect_dataset(const std::filesystem::path& folder) {
     shards.push_back({{"path", shard.path}, {"images", shard.n}, {"bytes", shard.bytes}, {"sha256", shard.sha256}});
   }
   return {{"kind", "dataset"},
-          {"path", folder.string()},
+          {"path", dataset.folder().string()},
           {"images", dataset.size()},
           {"image_shape", {dataset.shape().channels, dataset.shape().height, dataset.shape().width}},
           {"class_names", dataset.class_names()},
@@ -141,8 +184,19 @@ Json inspect_run(const std::filesystem::path& path) {
   return json;
 }
 
+Json inspect_path(const InspectArguments& arguments) {
+  if (is_dataset(arguments.path)) {
+    const data::Dataset dataset(arguments.path);
+    if (!arguments.contact_sheet.empty()) write_contact_sheet(dataset, arguments.contact_sheet);
+    return inspect_dataset(dataset);
+  }
+  if (!arguments.contact_sheet.empty())
+    throw UsageError("--contact-sheet draws the images of a dataset; " + arguments.path.string() + " is none");
+  return std::filesystem::is_regular_file(arguments.path) ? inspect_shard(arguments.path) : inspect_run(arguments.path);
+}
+
 ExitCode inspect(const InspectArguments& arguments) {
-  const Json json = is_dataset(arguments.path) ? inspect_dataset(arguments.path) : inspect_run(arguments.path);
+  const Json json = inspect_path(arguments);
   fmt::print("{}", arguments.json ? json.dump(2) + "\n" : as_text(json));
   return ExitCode::ok;
 }
@@ -150,12 +204,14 @@ ExitCode inspect(const InspectArguments& arguments) {
 }  // namespace
 
 Command inspect_command(CLI::App& program) {
-  CLI::App* app =
-      program.add_subcommand("inspect", "Say what a run, a checkpoint or a dataset holds, with its SHA-256 sums");
+  CLI::App* app = program.add_subcommand(
+      "inspect", "Say what a run, a checkpoint, a dataset or a shard holds, with its SHA-256 sums");
   const auto arguments = std::make_shared<InspectArguments>();
-  app->add_option("PATH", arguments->path, "A run folder (its newest checkpoint), a checkpoint or a dataset")
+  app->add_option("PATH", arguments->path, "A run folder (its newest checkpoint), a checkpoint, a dataset or a shard")
       ->required()
-      ->type_name("DIR");
+      ->type_name("PATH");
+  app->add_option("--contact-sheet", arguments->contact_sheet, "Write the first 64 images of a dataset as a PNG")
+      ->type_name("FILE");
   app->add_flag("--json", arguments->json, "Print JSON");
   app->footer(
       "A checkpoint is verified first: every file must have the length and SHA-256 that its manifest says.\n"

@@ -108,6 +108,18 @@ void add_data(std::vector<Key>& keys) {
                      .changeable());
   keys.push_back(Entry("data.horizontal_flip", &Config::data, &DataConfig::horizontal_flip,
                        "Flip each training image with probability 1/2."));
+  keys.push_back(Entry("data.read", &Config::data, &DataConfig::read,
+                       {{"mmap", data::ReadMethod::mmap}, {"pread", data::ReadMethod::pread}},
+                       "How the training images are read: copied from the mapped shards, or by a system call each, for "
+                       "file systems that map slowly or not at all.")
+                     .changeable());
+  keys.push_back(Entry("data.warm_up", &Config::data, &DataConfig::warm_up,
+                       "Have the kernel read the training dataset into the page cache at the start; it should fit into "
+                       "the memory of the node.")
+                     .changeable());
+  keys.push_back(Entry("data.threads", &Config::data, &DataConfig::threads, "Threads that read ahead on each rank.")
+                     .in(between(1, 1024))
+                     .changeable());
 }
 
 void add_model(std::vector<Key>& keys) {

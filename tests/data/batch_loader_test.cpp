@@ -1,5 +1,9 @@
 #include "data/batch_loader.hpp"
 
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/vfs.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -227,6 +231,49 @@ TEST_F(Loader, CountsTheTimeItKeptOthersWaiting) {
   loader.next();
   loader.next();
   EXPECT_GE(loader.stall_time(), 40ms);
+}
+
+TEST_F(Loader, FillsTheMemoryOfBatchesThatAreGivenBack) {
+  BatchLoader loader(dataset_, order_, slices_from(0, 10), {.queue_batches = 2});
+  std::set<const std::uint8_t*> buffers;
+  Batch batch;
+  for (std::uint64_t step = 0; step < 50; ++step) {
+    batch = loader.next(std::move(batch));
+    expect_right(batch, step * 10, 10);
+    buffers.insert(batch.images.data());
+  }
+  EXPECT_LE(buffers.size(), 4U);  // two in the queue, one in use, one on its way back
+}
+
+TEST_F(Loader, GivenBackMemoryFitsSlicesOfAnySize) {
+  const auto growing = [count = std::uint64_t{0}]() mutable -> std::optional<Slice> { return Slice{0, ++count % 5}; };
+  BatchLoader loader(dataset_, order_, growing, {.queue_batches = 1});
+  Batch batch;
+  for (std::uint64_t step = 1; step < 12; ++step) {
+    batch = loader.next(std::move(batch));
+    expect_right(batch, 0, step % 5);
+  }
+}
+
+TEST_F(Loader, CountsWhatCameFromTheStorage) {
+  struct statfs system {};
+  ASSERT_EQ(::statfs(path_.c_str(), &system), 0);
+  if (system.f_type == TMPFS_MAGIC) GTEST_SKIP() << "the temporary folder is memory; set TMPDIR to a folder on a disk";
+  const Dataset dataset(path_, {.read = ReadMethod::pread});  // what is mapped would stay in the page cache
+  for (const ShardEntry& shard : manifest_.shards) {
+    const File file = File::open_for_reading(path_ / shard.path);
+    ASSERT_EQ(::posix_fadvise(file.descriptor(), 0, 0, POSIX_FADV_DONTNEED), 0);
+  }
+  const auto bytes_of_an_epoch = [&] {
+    int left = 1;
+    BatchLoader loader(dataset, order_, [&]() -> std::optional<Slice> {
+      return left-- > 0 ? std::optional(Slice{0, kImages}) : std::nullopt;
+    });
+    loader.next();
+    return loader.storage_bytes();
+  };
+  EXPECT_GE(bytes_of_an_epoch(), kImages * kShape.bytes());
+  EXPECT_EQ(bytes_of_an_epoch(), 0U);
 }
 
 TEST_F(Loader, DeadStorageIsAnErrorNotAHang) {

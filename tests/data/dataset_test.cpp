@@ -58,6 +58,24 @@ TEST_F(DatasetFolder, IsOneSequenceAcrossItsShards) {
   EXPECT_THROW(dataset.label(kImages), std::out_of_range);
 }
 
+TEST_F(DatasetFolder, GathersAnySamplesByEitherMethod) {
+  const std::vector<std::uint64_t> samples = {49, 11, 12, 13, 0, 0, 1, 30, 29};  // runs, repeats, borders of shards
+  std::vector<std::uint8_t> pixels(samples.size() * kShape.bytes()), expected(kShape.bytes());
+  for (const ReadMethod method : {ReadMethod::mmap, ReadMethod::pread}) {
+    const Dataset dataset(path_, {.read = method, .warm_up = true});
+    std::fill(pixels.begin(), pixels.end(), 0);
+    dataset.gather(samples, pixels);
+    for (std::size_t i = 0; i < samples.size(); ++i) {
+      source_.read(dataset.source_id(samples[i]), expected);
+      EXPECT_TRUE(std::equal(expected.begin(), expected.end(),
+                             pixels.begin() + static_cast<std::ptrdiff_t>(i * kShape.bytes())));
+    }
+    EXPECT_THROW(dataset.gather(samples, std::span(pixels).first(5)), std::invalid_argument);
+    EXPECT_THROW(dataset.gather(std::vector<std::uint64_t>{1, kImages}, std::span(pixels).first(2 * kShape.bytes())),
+                 std::out_of_range);
+  }
+}
+
 TEST_F(DatasetFolder, AMissingShardIsNamed) {
   fs::remove(path_ / "shard-00003.h5");
   EXPECT_THAT(refusal(), AllOf(HasSubstr("shard-00003.h5: is missing"), HasSubstr("bytes by the manifest")));

@@ -128,11 +128,17 @@ TEST(Shard, ATruncatedFileSaysBothSizes) {
 TEST(Shard, ShrinkingUnderAReaderIsAnErrorNotACrash) {
   const TemporaryFolder folder;
   write_shard(folder / "s.h5");
-  const ShardReader shard(folder / "s.h5");
-  fs::resize_file(folder / "s.h5", shard.layout().images_offset + 10 * kShape.bytes());
+  const ShardReader mapped(folder / "s.h5"), system_calls(folder / "s.h5", std::nullopt, ReadMethod::pread);
   std::vector<std::uint8_t> pixels(kShape.bytes());
-  EXPECT_NO_THROW(shard.read(9, 1, pixels));
-  EXPECT_THAT(data_error_of([&] { shard.read(10, 1, pixels); }), HasSubstr("truncated"));
+  const std::uint64_t images = mapped.layout().images_offset;
+  fs::resize_file(folder / "s.h5", images + 10 * kShape.bytes());
+  for (const ShardReader* shard : {&mapped, &system_calls}) {
+    EXPECT_NO_THROW(shard->read(9, 1, pixels));
+    EXPECT_THAT(data_error_of([&] { shard->read(10, 1, pixels); }), HasSubstr("truncated"));
+  }
+  fs::resize_file(folder / "s.h5", 0);  // no page of it is left
+  for (const ShardReader* shard : {&mapped, &system_calls})
+    EXPECT_THAT(data_error_of([&] { shard->read(0, 1, pixels); }), HasSubstr("truncated"));
 }
 
 TEST(Shard, NothingIsOverwritten) {

@@ -26,8 +26,8 @@ namespace fs = std::filesystem;
 /// A new empty folder, removed with all it holds.
 class TemporaryFolder {
  public:
-  TemporaryFolder() {
-    std::string pattern = fs::temp_directory_path() / "perrin-data-XXXXXX";
+  explicit TemporaryFolder(const fs::path& parent = fs::temp_directory_path()) {
+    std::string pattern = parent / "perrin-data-XXXXXX";
     if (::mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
     path_ = pattern;
   }

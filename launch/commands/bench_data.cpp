@@ -57,6 +57,7 @@ class NoiseSource : public data::ImageSource {
     }
   }
   std::string kind() const override { return "noise"; }
+  std::string transform() const override { return "none"; }
   std::string digest() const override {
     return data::sha256_hex(fmt::format("noise {} {}x{}x{}", size_, shape_.channels, shape_.height, shape_.width));
   }

@@ -15,7 +15,6 @@
 #include "launch/commands/image_option.hpp"
 #include "launch/config/read.hpp"
 #include "launch/device.hpp"
-#include "launch/image_option.hpp"
 #include "launch/usage_error.hpp"
 #include "launch/world_options.hpp"
 #include "trainer/synthetic_steps.hpp"

@@ -7,10 +7,10 @@
 
 #include "data/manifest.hpp"
 #include "launch/commands/command.hpp"
+#include "launch/commands/image_option.hpp"
 #include "launch/config/config_error.hpp"
 #include "launch/device.hpp"
 #include "launch/device_options.hpp"
-#include "launch/image_option.hpp"
 #include "launch/scaling_model.hpp"
 #include "launch/usage_error.hpp"
 #include "launch/world_options.hpp"
@@ -54,7 +54,7 @@ struct Row {
 };
 
 data::ImageShape shape_of(const PlanArguments& arguments, const trainer::Config& config) {
-  if (!arguments.image.empty()) return image_shape(arguments.image);
+  if (!arguments.image.empty()) return read_image_shape(arguments.image);
   if (config.data.train.empty())
     throw UsageError("the images have no shape: give --image CxHxW, or a configuration with data.train");
   return data::read_manifest(config.data.train).shape;

@@ -156,7 +156,7 @@ void TrainingLoop::step() {
   last_update_ =
       optimizer_.update(state_.arena, norm, state_.progress.step, state_.progress.updates,  // clip, Adam, EMA
                         [&](std::size_t segment) { shards_.send_weights(segment); });
-  clock_.enter(Activity::buckets);
+  if (state_.arena.plan().sharded()) clock_.enter(Activity::buckets);
   shards_.finish();
 
   if (importance) losses.add_to(state_.loss_history, timesteps_of_batch(first));

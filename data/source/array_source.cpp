@@ -42,6 +42,7 @@ std::string ArraySource::name(std::uint64_t index) const {
 }
 
 std::string ArraySource::digest() const {
+  if (!array_.digest.empty()) return array_.digest;
   const ImageShape& shape = array_.shape;
   Sha256 hash;
   hash.update(fmt::format("{} {} {} {} {}\n", array_.kind, size(), shape.channels, shape.height, shape.width));

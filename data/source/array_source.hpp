@@ -16,6 +16,7 @@ struct ImageArray {
   std::vector<std::uint8_t> pixels;  // [n, C, H, W]
   std::vector<std::int32_t> labels;  // [n]; -1: none
   std::vector<std::string> class_names;
+  std::string digest = {};  // of what the file holds; empty: of this array. Datasets are named by it: never change one
 };
 
 /// Images of equal shape, held in memory, uncompressed (47 MB for 60,000 images of 28 x 28).

@@ -10,11 +10,13 @@
 #include <cerrno>
 #include <cstddef>
 #include <memory>
+#include <span>
 #include <string_view>
 #include <utility>
 
 #include "data/data_error.hpp"
 #include "data/file.hpp"
+#include "data/sha256.hpp"
 
 namespace perrin::data {
 namespace {
@@ -149,11 +151,14 @@ std::unique_ptr<ArraySource> read_idx_pair(const std::filesystem::path& images, 
     throw DataError(labels, fmt::format("has {} labels for the {} images in {}; give the two files of one set",
                                         label_bytes.size(), extents[0], images.string()));
   }
+  Sha256 contents;
+  contents.update(fmt::format("idx {} {} {}\n", extents[0], extents[1], extents[2]));
+  contents.update(std::as_bytes(std::span(image_file.elements))).update(std::as_bytes(std::span(label_bytes)));
   std::vector<std::int32_t> label_numbers(label_bytes.begin(), label_bytes.end());
   require_names_for(labels, label_numbers, class_names);
   const ImageShape shape{1, static_cast<std::uint32_t>(extents[1]), static_cast<std::uint32_t>(extents[2])};
   return std::make_unique<ArraySource>(ImageArray{"idx", images, shape, std::move(image_file.elements),
-                                                  std::move(label_numbers), std::move(class_names)});
+                                                  std::move(label_numbers), std::move(class_names), contents.hex()});
 }
 
 }  // namespace perrin::data

@@ -9,10 +9,12 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string_view>
+#include <utility>
 
 #include "launch/commands/bench_data.hpp"
 #include "launch/commands/bench_overlap.hpp"
 #include "launch/commands/command.hpp"
+#include "launch/commands/median.hpp"
 #include "launch/device.hpp"
 #include "launch/device_options.hpp"
 #include "launch/usage_error.hpp"
@@ -115,8 +117,7 @@ double median_seconds(const Operation& operation, std::size_t elements, int repe
     const double slowest = world.control().all_reduce_value(own, comm::ReduceOp::max);
     if (i >= 0) seconds.push_back(slowest);
   }
-  std::nth_element(seconds.begin(), seconds.begin() + repeat / 2, seconds.end());
-  return seconds[static_cast<std::size_t>(repeat / 2)];
+  return median(std::move(seconds));
 }
 
 ExitCode bench_comm(const BenchArguments& arguments, Session& session) {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "launch/commands/image_option.hpp"
+#include "launch/commands/median.hpp"
 #include "launch/config/read.hpp"
 #include "launch/device.hpp"
 #include "launch/usage_error.hpp"
@@ -53,12 +54,6 @@ trainer::Config small_network() {
 struct Figures {
   double step = 0, backward = 0, bucket = 0, hidden = 0, waiting = 0;
 };
-
-double median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
 
 Figures medians(const std::vector<Figures>& steps) {
   const auto of = [&](double Figures::*figure) {

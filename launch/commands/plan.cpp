@@ -1,6 +1,5 @@
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <vector>
@@ -8,6 +7,7 @@
 #include "data/manifest.hpp"
 #include "launch/commands/command.hpp"
 #include "launch/commands/image_option.hpp"
+#include "launch/commands/median.hpp"
 #include "launch/config/config_error.hpp"
 #include "launch/device.hpp"
 #include "launch/device_options.hpp"
@@ -60,18 +60,13 @@ data::ImageShape shape_of(const PlanArguments& arguments, const trainer::Config&
   return data::read_manifest(config.data.train).shape;
 }
 
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
 MeasuredStep measure(const PlanArguments& arguments, trainer::Config config, const data::ImageShape& shape,
                      Session& session) {
   config.train.batch_size = arguments.step_images;
   config.train.micro_batch = 0;
   config.distributed = arguments.device.config();  // fast reduction of one rank: nothing is reduced
+  if (session.size() > 1) throw UsageError("the step of one rank is measured; start `perrin plan` without mpirun");
   comm::World& world = session.start_world(world_options(config.distributed, /*require_all_slurm_tasks=*/false));
-  if (world.size() > 1) throw UsageError("the step of one rank is measured; start `perrin plan` without mpirun");
   trainer::SyntheticSteps steps(config, shape, world, bind_device(config.distributed, world));
   std::vector<double> compute, optimizer;
   constexpr int kWarmUps = 2, kSteps = 5;
@@ -195,12 +190,14 @@ Command plan_command(CLI::App& program, const std::vector<Override>& overrides) 
       ->type_name("N")
       ->capture_default_str();
   app->add_flag("--weak", arguments->weak, "train.batch_size is that of one node, and grows with them");
-  app->add_option("--step-time", arguments->step_milliseconds, "Milliseconds of one rank's step; else measured here")
-      ->check(CLI::PositiveNumber.description(""))
-      ->type_name("MS");
+  auto* step_time = app->add_option("--step-time", arguments->step_milliseconds,
+                                    "Milliseconds of one rank's step; else measured here")
+                        ->check(CLI::PositiveNumber.description(""))
+                        ->type_name("MS");
   app->add_option("--optimizer-time", arguments->optimizer_milliseconds, "Of them, for clip, Adam and EMA")
       ->check(CLI::NonNegativeNumber.description(""))
-      ->type_name("MS");
+      ->type_name("MS")
+      ->needs(step_time);
   app->add_option("--step-images", arguments->step_images, "Images of that step (default: a rank's share of one node)")
       ->check(CLI::Range(1, 1'000'000).description(""))
       ->type_name("N");

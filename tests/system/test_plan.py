@@ -39,6 +39,7 @@ def test_a_step_is_measured_where_none_is_given(perrin, source_dir):
     ((*GIVEN, "--nodes", 64), 64, "512 ranks, more than the batch has images (128)"),
     (("--image", "3x32", "--step-time", 1), 64, "channels x height x width"),
     (("--image", "3x32x32", "--step-time", 1, "--optimizer-time", 2), 64, "a part of --step-time"),
+    (("--image", "3x32x32", "--optimizer-time", 2), 64, "--step-time"),
     (("--image", "3x30x30", "--step-time", 1), 78, "ddpm-cifar10.toml"),
 ])
 def test_what_cannot_be_planned_is_said(perrin, source_dir, options, code, said):

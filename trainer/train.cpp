@@ -122,11 +122,13 @@ TrainOutcome train(const Config& config, const std::string& resolved_config, com
       discard_snapshots_after(paths.snapshots(), state.progress.step);
       data::write_file_durably(paths.config(), std::string_view(resolved_config));
       metrics.emplace(paths.metrics(), resumed ? resumed->metrics_bytes : 0);
-      spdlog::info("{} parameters, {} training images, global batch {} over {} rank{} on {}",
-                   state.arena.layout().numel(), train_set.size(), config.train.batch_size, world.size(),
-                   world.size() == 1 ? "" : "s", device.str());
+      if (!diverged)
+        spdlog::info("{} parameters, {} training images, global batch {} over {} rank{} on {}",
+                     state.arena.layout().numel(), train_set.size(), config.train.batch_size, world.size(),
+                     world.size() == 1 ? "" : "s", device.str());
       warn_of_other_bits(config, origin.machine, resumed ? resumed->machine : "");
-      if (resumed) spdlog::info("going on from {} (step {})", resumed->checkpoint.string(), state.progress.step);
+      if (resumed && !diverged)
+        spdlog::info("going on from {} (step {})", resumed->checkpoint.string(), state.progress.step);
       if (diverged) {
         spdlog::warn("back from step {} to step {}; the images since are left out (return {} of {})", diverged->step,
                      state.progress.step, state.progress.rollbacks, config.recovery.most_rollbacks);

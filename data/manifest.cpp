@@ -202,6 +202,11 @@ Manifest parse_manifest(std::string_view text, const std::filesystem::path& file
   } catch (const Json::parse_error& error) {
     throw DataError(file, error.byte,
                     "is not JSON from here on; it is truncated or damaged: restore it or prepare the dataset again");
+  } catch (const Json::out_of_range& error) {  // digits that lost the text between them: 204e797872
+    throw DataError(file,
+                    fmt::format("has a number that is none ({}); it is damaged: restore it or prepare the dataset "
+                                "again",
+                                error.what()));
   }
   const Section root(json, "", file);
   if (root.text("format") != kDatasetFormat) root.refuse("format", "is not that of a perrin dataset");

@@ -143,6 +143,8 @@ TEST_F(DatasetFolder, EveryTruncatedManifestIsRefused) {
     write_contents(path_ / "manifest.json", good.substr(0, length));
     EXPECT_THAT(refusal(), HasSubstr("manifest.json: byte ")) << length;
   }
+  write_contents(path_ / "manifest.json", R"({"n": 204e797872})");  // found by tests/fuzz/manifest.cpp
+  EXPECT_THAT(refusal(), HasSubstr("manifest.json: has a number that is none"));
   write_contents(path_ / "manifest.json", "[1, 2]");
   EXPECT_THAT(refusal(), HasSubstr("is not an object"));
 }

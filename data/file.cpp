@@ -181,9 +181,9 @@ void File::pread_exact(std::span<std::byte> into, std::uint64_t offset) const {
   }
 }
 
-void File::read_ahead() const noexcept {
+void File::read_ahead(std::uint64_t offset, std::uint64_t bytes) const noexcept {
   // Advice only: where it is refused, bytes are read when they are wanted.
-  ::posix_fadvise(descriptor_, 0, /*len, 0: to the end*/ 0, POSIX_FADV_WILLNEED);
+  ::posix_fadvise(descriptor_, static_cast<off_t>(offset), static_cast<off_t>(bytes), POSIX_FADV_WILLNEED);
 }
 
 void File::write_all(std::span<const std::byte> bytes) {
@@ -208,6 +208,11 @@ void File::pwrite_all(std::span<const std::byte> bytes, std::uint64_t offset) {
     bytes = bytes.subspan(static_cast<std::size_t>(put));
     offset += static_cast<std::uint64_t>(put);
   }
+}
+
+void File::start_writeback(std::uint64_t offset, std::uint64_t bytes) noexcept {
+  // Advice only: sync() brings it there in any case.
+  ::sync_file_range(descriptor_, static_cast<off_t>(offset), static_cast<off_t>(bytes), SYNC_FILE_RANGE_WRITE);
 }
 
 void File::sync() {

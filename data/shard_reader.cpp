@@ -59,8 +59,9 @@ void verify_source_ids(const File& file, const ShardLayout& layout) {
 
 }  // namespace
 
-ShardReader::ShardReader(const std::filesystem::path& path, std::optional<ExpectedShard> expected, ReadMethod method)
-    : file_(open_expected(path, expected)) {
+ShardReader::ShardReader(const std::filesystem::path& path, std::optional<ExpectedShard> expected, ReadMethod method,
+                         Verify verify)
+    : file_(open_expected(path, expected)), verify_(verify) {
   std::tie(layout_, attributes_) = examine_shard(file_);
   if (expected && !expected->metadata.sha256.empty() && layout_.images_offset != expected->metadata.images_offset) {
     throw DataError(path, fmt::format("has /images at byte {}, {} by the manifest; restore both or prepare the dataset "
@@ -101,7 +102,7 @@ void ShardReader::read(std::uint64_t first, std::uint64_t count, std::span<std::
   for (std::uint64_t image = first; image < first + count; ++image) {
     if ((image - first) % piece == 0)
       fetch(bytes.first(piece * image_bytes), layout_.images_offset + image * image_bytes);
-    verify(image, bytes.first(image_bytes));
+    if (verify_ == Verify::reads) verify(image, bytes.first(image_bytes));
     bytes = bytes.subspan(image_bytes);
   }
 }
@@ -113,7 +114,9 @@ void ShardReader::prefetch(std::uint64_t index) const noexcept {
   for (std::size_t i = 0; i < std::min(image_bytes, kPrefetchBytes); i += kCacheLine) __builtin_prefetch(image + i);
 }
 
-void ShardReader::read_ahead() const noexcept { file_.read_ahead(); }
+void ShardReader::read_ahead(std::uint64_t index) const noexcept {
+  file_.read_ahead(layout_.images_offset + index * shape().bytes(), shape().bytes());
+}
 
 std::uint64_t ShardReader::source_id(std::uint64_t index) const {
   if (index >= size()) throw std::out_of_range("ShardReader::source_id: beyond the last image");

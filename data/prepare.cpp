@@ -239,7 +239,10 @@ class Writer {
     } else if (progress_) {
       progress_(first + count, manifest.n);
     }
-    return {shard_name(index), count, fs::file_size(path), sha256_of_file(path)};
+    const std::uint64_t images_offset = ShardReader(path).layout().images_offset;
+    const std::string metadata =
+        metadata_sha256(File::open_for_reading(path), images_offset, count * manifest.shape.bytes());
+    return {shard_name(index), count, fs::file_size(path), sha256_of_file(path), {images_offset, metadata}};
   }
 
   /// Whether an earlier run wrote this very shard: its UUID stands for source, transform, order and division. Anything

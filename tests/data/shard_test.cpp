@@ -118,7 +118,7 @@ TEST(Shard, ATruncatedFileSaysBothSizes) {
                                    std::uint64_t{7}, std::uint64_t{1}, std::uint64_t{0}}) {
     fs::resize_file(folder / "s.h5", kept);
     if (kept > 0) {
-      EXPECT_THAT(data_error_of([&] { ShardReader shard(folder / "s.h5", size); }),
+      EXPECT_THAT(data_error_of([&] { ShardReader shard(folder / "s.h5", ExpectedShard{.bytes = size}); }),
                   HasSubstr("has " + std::to_string(kept) + " of " + std::to_string(size) + " bytes; it is truncated"));
     }
     EXPECT_THAT(data_error_of([&] { ShardReader shard(folder / "s.h5"); }), HasSubstr("s.h5: ")) << kept;

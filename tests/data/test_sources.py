@@ -383,13 +383,40 @@ def test_crops_are_pillows_to_the_bit(prepare, tmp_path, recipe, channels):
         assert np.array_equal(image, chw(recipe(picture, 32))), (name, picture.size)
 
 
-def test_the_wide_crop_is_lanczos_between_black_bars(prepare, refuse, tmp_path):
-    picture = PIL.Image.fromarray(smooth(130, 160))
-    root = save_tree(tmp_path / "in", {"a.png": picture})
-    image = prepare(root, "--crop", "center-wide", "--resolution", "64x48")[0][0]
-    small = picture.crop((0, 5, 160, 125)).resize((64, 48), PIL.Image.Resampling.LANCZOS)
-    assert np.array_equal(image, np.pad(chw(small), ((0, 0), (8, 8), (0, 0))))
-    assert "too small" in refuse(root, "--crop", "center-wide", "--resolution", "64x60")
+def wide(image, width, height):
+    """center-crop-wide of EDM's and StyleGAN's dataset_tool.py: the middle of the wanted aspect, Lanczos, black bars; None: too small.
+
+    Theirs counts rows of the result in the source, (H - ch) // 2 with ch = width * H / W, and so bends an image that is wider than the
+    result; the crop that is meant has height * W / width rows of the source.
+    """
+    rows = round(height * image.width / width)
+    if image.width < width or rows > image.height:
+        return None
+    top = (image.height - rows) // 2
+    # Cut first: the filter must not see the rows beyond.
+    small = PIL.Image.fromarray(np.array(image)[top : top + rows]).resize((width, height), PIL.Image.Resampling.LANCZOS)
+    canvas = PIL.Image.new(image.mode, (width, width))
+    canvas.paste(small, (0, (width - height) // 2))
+    return np.array(canvas)
+
+
+WIDE_SIZES = [(130, 160), (48, 64), (47, 64), (48, 63), (96, 128), (300, 64), (75, 100), (74, 100), (200, 263), (333, 257), (20, 400)]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("resolution", [(64, 48), (64, 37), (51, 20)])
+def test_the_wide_crop_is_pillows_to_the_bit_and_leaves_small_images_out(prepare, tmp_path, channels, resolution):
+    pictures = [PIL.Image.fromarray(smooth(*size, channels)) for size in WIDE_SIZES]
+    root = save_tree(tmp_path / "in", {f"{i:02}.png": picture for i, picture in enumerate(pictures)})
+    images = prepare(root, "--crop", "center-wide", "--resolution", "{}x{}".format(*resolution), "--on-error", "skip")[0]
+    expected = [chw(crop) for picture in pictures if (crop := wide(picture, *resolution)) is not None]
+    assert 3 <= len(expected) < len(pictures)
+    assert np.array_equal(images, expected)
+
+
+def test_the_wide_crop_says_which_image_is_too_small(refuse, tmp_path):
+    root = save_tree(tmp_path / "in", {"a.png": PIL.Image.fromarray(smooth(130, 160))})
+    assert "a.png: is 130 x 160, too small" in refuse(root, "--crop", "center-wide", "--resolution", "64x60")
 
 
 def test_options_that_contradict_each_other_are_usage_errors(refuse, tmp_path):

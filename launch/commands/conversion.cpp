@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <map>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -20,6 +21,8 @@
 
 namespace perrin::launch {
 namespace {
+
+const std::map<std::string, data::Layout> kLayouts{{"nchw", data::Layout::nchw}, {"nhwc", data::Layout::nhwc}};
 
 /// "index reason", ended by a zero byte, of each.
 std::string as_text(const std::vector<data::UnfitPicture>& pictures) {
@@ -112,6 +115,22 @@ data::Transform transform_of(const data::TransformOptions& options) {
 }
 
 }  // namespace
+
+void add_array_options(CLI::App& app, data::SourceOptions& source) {
+  app.add_option("--labels,--labels-file", source.labels,
+                 "File of the labels of an IDX file, plain or .gz, or of an HDF5 file without labels (PCam)")
+      ->type_name("FILE");
+  app.add_option("--images-key", source.arrays.images_key, "Name of the array of images, if it is unusual")
+      ->type_name("NAME");
+  app.add_option("--labels-key", source.arrays.labels_key, "Name of the array of labels, if it is unusual")
+      ->type_name("NAME");
+  app.add_option("--layout", source.arrays.layout, "Axes of the array of images, if they are not plain")
+      ->transform(CLI::CheckedTransformer(kLayouts))
+      ->type_name("nchw|nhwc");
+  app.add_option("--class-names", source.class_names, "Names of label 0, 1, ..., separated by commas")
+      ->delimiter(',')
+      ->type_name("A,B,...");
+}
 
 void add_storage_options(CLI::App& app, data::PrepareOptions& options) {
   app.add_option("--shard-images", options.shard_images, "Images in a shard; 0: as many as 1 GiB holds")

@@ -28,6 +28,8 @@ struct Conversion {
   data::PrepareOptions options;
 };
 
+/// Adds --labels, --images-key, --labels-key, --layout and --class-names.
+void add_array_options(CLI::App& app, data::SourceOptions& source);
 /// Adds --shard-images, --seed and --keep-order.
 void add_storage_options(CLI::App& app, data::PrepareOptions& options);
 

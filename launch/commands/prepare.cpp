@@ -3,7 +3,6 @@
 #include <charconv>
 #include <map>
 #include <memory>
-#include <sstream>
 #include <string>
 #include <string_view>
 
@@ -15,7 +14,7 @@ namespace perrin::launch {
 namespace {
 
 struct PrepareArguments {
-  std::string class_names, resolution, held_out;
+  std::string resolution, held_out;
   Conversion conversion;
 };
 
@@ -23,20 +22,12 @@ const std::map<std::string, data::Subset> kSubsets{{"train", data::Subset::train
 const std::map<std::string, data::CifarLabels> kCifarLabels{{"fine", data::CifarLabels::fine},
                                                             {"coarse", data::CifarLabels::coarse}};
 const std::map<std::string, bool> kSkipOnError{{"fail", false}, {"skip", true}};
-const std::map<std::string, data::Layout> kLayouts{{"nchw", data::Layout::nchw}, {"nhwc", data::Layout::nhwc}};
 const std::map<std::string, data::Crop> kCrops{
     {"center", data::Crop::center}, {"center-wide", data::Crop::center_wide}, {"adm", data::Crop::adm}};
 const std::map<std::string, data::Alpha> kAlphas{{"refuse", data::Alpha::refuse},
                                                  {"drop", data::Alpha::drop},
                                                  {"black", data::Alpha::black},
                                                  {"white", data::Alpha::white}};
-
-std::vector<std::string> split_at_commas(const std::string& text) {
-  std::vector<std::string> parts;
-  std::istringstream stream(text);
-  for (std::string part; std::getline(stream, part, ',');) parts.push_back(part);
-  return parts;
-}
 
 /// "64", or "512x384" as width and height.
 void read_resolution(const std::string& text, data::TransformOptions& transform) {
@@ -66,7 +57,6 @@ HeldOut read_held_out(const std::string& text) {
 
 ExitCode prepare(const PrepareArguments& arguments, Session& session) {
   Conversion conversion = arguments.conversion;
-  conversion.source.class_names = split_at_commas(arguments.class_names);
   if (!arguments.resolution.empty()) read_resolution(arguments.resolution, conversion.transform);
   if (!arguments.held_out.empty()) conversion.held_out = read_held_out(arguments.held_out);
   return convert(conversion, session);
@@ -80,31 +70,21 @@ Command prepare_command(CLI::App& program) {
   Conversion& conversion = arguments->conversion;
   app->add_option("PATH,--images", conversion.input,
                   "Folder or zip archive of PNG or JPEG images (classes are its folders, or those of dataset.json), "
-                  ".npz archive or HDF5 file of arrays, folder or archive (.tar.gz) of CIFAR's binary version or one "
-                  "of its .bin files, or IDX "
+                  ".npz archive or HDF5 file of arrays (also a folder or a quoted pattern of them), folder of MNIST's "
+                  "four files, folder or archive (.tar.gz) of CIFAR's binary version or one of its .bin files, or IDX "
                   "file of images, plain or .gz; recognised by its contents")
       ->required()
       ->type_name("PATH");
-  app->add_option("--labels", conversion.source.labels, "IDX file of the labels of an IDX file, plain or .gz")
-      ->type_name("FILE");
-  app->add_option("--subset", conversion.source.subset, "Of CIFAR: train (default) or test")
+  app->add_option("--subset", conversion.source.subset, "Of CIFAR or MNIST's four files: train (default) or test")
       ->transform(CLI::CheckedTransformer(kSubsets))
       ->type_name("train|test");
   app->add_option("--cifar-labels", conversion.source.cifar_labels, "Of CIFAR-100: fine (default) or coarse")
       ->transform(CLI::CheckedTransformer(kCifarLabels))
       ->type_name("fine|coarse");
-  app->add_option("--images-key", conversion.source.arrays.images_key, "Name of the array of images, if it is unusual")
-      ->type_name("NAME");
-  app->add_option("--labels-key", conversion.source.arrays.labels_key, "Name of the array of labels, if it is unusual")
-      ->type_name("NAME");
-  app->add_option("--layout", conversion.source.arrays.layout, "Axes of the array of images, if they are not plain")
-      ->transform(CLI::CheckedTransformer(kLayouts))
-      ->type_name("nchw|nhwc");
+  add_array_options(*app, conversion.source);
   app->add_option("--output", conversion.options.output, "Folder of the dataset; it appears when it is whole")
       ->required()
       ->type_name("DIR");
-  app->add_option("--class-names", arguments->class_names, "Names of label 0, 1, ..., separated by commas")
-      ->type_name("A,B,...");
   app->add_option("--on-error", conversion.skip_unfit,
                   "Images that cannot be decoded or are too small: fail (default), or skip and count them; every image "
                   "is then decoded twice")
@@ -134,7 +114,8 @@ Command prepare_command(CLI::App& program) {
   app->footer(
       "Example:\n"
       "  perrin prepare cifar-10-binary.tar.gz --output datasets/cifar10/train\n"
-      "  perrin prepare photos/ --output datasets/photos --crop center --resolution 64 --channels 3\n"
+      "  perrin prepare fashion-mnist/ --held-out test --output datasets/fashion-mnist\n"
+      "  mpirun -np 8 perrin prepare photos/ --output datasets/photos --crop center --resolution 64 --channels 3\n"
       "  perrin prepare --images train-images-idx3-ubyte.gz --labels train-labels-idx1-ubyte.gz --output "
       "datasets/fashion-mnist/train\n");
   return {app, [arguments](Session& session) { return prepare(*arguments, session); }};

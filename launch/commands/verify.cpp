@@ -8,8 +8,8 @@
 #include <thread>
 #include <vector>
 
+#include "data/manifest.hpp"
 #include "launch/commands/command.hpp"
-#include "launch/commands/dataset_folder.hpp"
 #include "launch/work_progress.hpp"
 #include "trainer/checkpoint/checkpoint_error.hpp"
 #include "trainer/checkpoint/checkpoint_folder.hpp"
@@ -75,7 +75,7 @@ Command verify_command(CLI::App& program) {
       "Example:\n"
       "  perrin verify data/fashion-mnist/train\n");
   return {app, [arguments](Session&) {
-            return is_dataset(arguments->path) ? verify_dataset(*arguments) : verify_checkpoints(arguments->path);
+            return data::is_dataset(arguments->path) ? verify_dataset(*arguments) : verify_checkpoints(arguments->path);
           }};
 }
 

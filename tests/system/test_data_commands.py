@@ -1,14 +1,17 @@
 """What users ask of a dataset: verify, inspect with a contact sheet, bench data, and the keys of its loader."""
 
+import hashlib
 import json
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import h5py
 import numpy as np
 import pytest
 from made_datasets import noise_images, write_dataset
+from safetensors.numpy import load_file
 from small_world import checkpoint, losses
 
 ORDERS = ["random", "block", "sequential"]
@@ -142,6 +145,50 @@ def test_the_dataloader_is_measured_in_the_same_run(source_dir, build_dir):
         assert ("dataloader_per_second" in row) == measured
         if measured:
             assert row["ratio_random_vs_dataloader"] == pytest.approx(row["perrin_per_second"] / row["dataloader_per_second"])
+
+
+# --- inspect what other programs read ---------------------------------------------------------------------------------
+
+
+def test_an_exported_model_says_what_it_is(perrin, write_config, tmp_path):
+    config, run = write_config(**{"train.steps": 2, "checkpoint.every": 2})
+    perrin("train", config)
+    perrin("export", run, "--output", tmp_path / "export")
+    found = json.loads(perrin("inspect", tmp_path / "export", "--json").stdout)
+    network = json.loads((tmp_path / "export/unet/config.json").read_text())
+    scheduler = json.loads((tmp_path / "export/scheduler/scheduler_config.json").read_text())
+    assert found["kind"] == "model" and found["pipeline"] == "DDPMPipeline"
+    for key in ("sample_size", "in_channels", "block_out_channels", "layers_per_block"):
+        assert found["unet"][key] == network[key]
+    for key in ("prediction_type", "beta_schedule", "num_train_timesteps"):
+        assert found["scheduler"][key] == scheduler[key]
+    file = tmp_path / "export/unet/diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    [weights] = found["weights"]
+    assert weights["parameters"] == sum(tensor.size for tensor in tensors.values()) and weights["dtypes"] == ["float32"]
+    assert {entry["name"]: entry["shape"] for entry in weights["tensors"]} == {name: list(tensor.shape) for name, tensor in tensors.items()}
+    assert weights["metadata"]["perrin_step"] == "2"
+    alone = json.loads(perrin("inspect", file, "--json").stdout)
+    assert alone["kind"] == "safetensors" and alone["sha256"] == weights["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert json.loads(perrin("inspect", tmp_path / "export/unet", "--json").stdout)["network"] == found["unet"]
+    assert "conv_in.weight" in perrin("inspect", tmp_path / "export").stdout
+
+
+def test_samples_in_npz_say_what_they_hold(perrin, tmp_path):
+    np.savez(tmp_path / "samples.npz", noise_images(5, (4, 4, 3)), np.arange(5))
+    found = json.loads(perrin("inspect", tmp_path / "samples.npz", "--json").stdout)
+    assert found["kind"] == "npz" and found["arrays"] == [{"name": "arr_0", "dtype": "|u1", "shape": [5, 4, 4, 3]},
+                                                          {"name": "arr_1", "dtype": "<i8", "shape": [5]}]
+
+
+def test_pickles_are_not_inspected(perrin, tmp_path):
+    (tmp_path / "a.bin").write_bytes(b"\x80\x02}q\x00.")
+    np.savez(tmp_path / "b.npz", np.array([{}], object))
+    with zipfile.ZipFile(tmp_path / "c.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02}q\x00.")
+    for name in ("a.bin", "b.npz", "c.pt"):
+        outcome = perrin("inspect", tmp_path / name, check=False)
+        assert outcome.returncode == 65 and "pickle" in outcome.stderr and "refused" in outcome.stderr, outcome.stderr
 
 
 # --- prepare by several ranks -----------------------------------------------------------------------------------------

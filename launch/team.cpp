@@ -12,6 +12,7 @@
 #include "comm/comm_error.hpp"
 #include "launch/rank_failure.hpp"
 #include "trainer/deadlines.hpp"
+#include "trainer/gather_texts.hpp"
 
 namespace perrin::launch {
 namespace {
@@ -107,24 +108,7 @@ std::string Team::from_root(const std::function<std::string()>& action) {
   return gather(text).front();
 }
 
-std::vector<std::string> Team::gather(const std::string& text) {
-  comm::Communicator& control = world_.control();
-  const auto ranks = static_cast<std::size_t>(control.size());
-  const std::array<std::int64_t, 1> length{static_cast<std::int64_t>(text.size())};
-  std::vector<std::int64_t> lengths(ranks);
-  control.all_gather(std::span<const std::int64_t>(length), std::span<std::int64_t>(lengths)).wait(trainer::kLongWork);
-  const auto longest = static_cast<std::size_t>(*std::max_element(lengths.begin(), lengths.end()));
-  if (longest == 0) return std::vector<std::string>(ranks);
-  std::vector<std::uint8_t> mine(longest), all(longest * ranks);
-  std::copy(text.begin(), text.end(), mine.begin());
-  control.all_gather(std::span<const std::uint8_t>(mine), std::span<std::uint8_t>(all)).wait(trainer::kLongWork);
-  std::vector<std::string> texts;
-  for (std::size_t rank = 0; rank < ranks; ++rank) {
-    const auto first = all.begin() + static_cast<std::ptrdiff_t>(rank * longest);
-    texts.emplace_back(first, first + lengths[rank]);
-  }
-  return texts;
-}
+std::vector<std::string> Team::gather(const std::string& text) { return trainer::gather_texts(world_.control(), text); }
 
 void Team::share(const std::function<void(const Report&)>& work, const Report& show) {
   if (world_.size() == 1) return work(show);

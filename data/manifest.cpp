@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <utility>
@@ -232,6 +233,12 @@ Manifest parse_manifest(std::string_view text, const std::filesystem::path& file
   manifest.shards = parse_shards(root, manifest.shape, file);
   require_consistent(root, manifest);
   return manifest;
+}
+
+bool is_dataset(const std::filesystem::path& folder) {
+  std::ifstream file(folder / kManifestName);
+  const auto manifest = nlohmann::json::parse(file, /*cb=*/nullptr, /*allow_exceptions=*/false);
+  return manifest.is_object() && manifest.contains("format") && manifest["format"] == kDatasetFormat;
 }
 
 Manifest read_manifest(const std::filesystem::path& folder) {

@@ -54,6 +54,9 @@ std::string to_json(const Manifest& manifest);
 /// @throws DataError naming the key for anything missing, mistyped or contradictory
 Manifest parse_manifest(std::string_view json, const std::filesystem::path& file);
 
+/// Whether a folder has a manifest.json of ours; what else it says is not looked at.
+bool is_dataset(const std::filesystem::path& folder);
+
 /// manifest.json of a dataset's folder.
 Manifest read_manifest(const std::filesystem::path& folder);
 

@@ -27,8 +27,8 @@ void write_shard(const fs::path& path, std::uint64_t images = kImages, ImageShap
     source.read(i, std::span(pixels).subspan(i * shape.bytes(), shape.bytes()));
   }
   ShardWriter writer(path, shape, labels, source_ids, some_attributes());
-  writer.append(std::span(pixels).first(shape.bytes()));
-  writer.append(std::span(pixels).subspan(shape.bytes()));
+  writer.write(1, std::span(pixels).subspan(shape.bytes()));  // in any order
+  writer.write(0, std::span(pixels).first(shape.bytes()));
   writer.finish();
 }
 
@@ -154,9 +154,13 @@ TEST(Shard, MissingImagesAreNotedAtTheEnd) {
   const std::vector<std::uint64_t> ids(2);
   const std::vector<std::uint8_t> pixels(3 * kShape.bytes());
   ShardWriter writer(folder / "s.h5", kShape, labels, ids, some_attributes());
-  EXPECT_THROW(writer.append(std::span(pixels).first(kShape.bytes() + 1)), std::invalid_argument);
-  EXPECT_THROW(writer.append(pixels), std::invalid_argument);
+  EXPECT_THROW(writer.write(0, std::span(pixels).first(kShape.bytes() + 1)), std::invalid_argument);
+  EXPECT_THROW(writer.write(0, pixels), std::invalid_argument);
+  EXPECT_THROW(writer.write(2, std::span(pixels).first(kShape.bytes())), std::invalid_argument);
+  writer.write(1, std::span(pixels).first(kShape.bytes()));
   EXPECT_THROW(writer.finish(), std::logic_error);
+  writer.write(0, std::span(pixels).first(kShape.bytes()));
+  writer.finish();
 }
 
 TEST(ShardDeathTest, OpensWhereHdf5IsToldToLockAndCannot) {

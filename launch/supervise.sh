@@ -132,7 +132,8 @@ finished() {
 }
 
 newest_checkpoint() {
-  find "$run/checkpoints" -mindepth 2 -maxdepth 2 -regex '.*/step-[0-9]+[^.]*/manifest.json' -printf '%h\n' 2>/dev/null | sort | tail -n 1
+  [[ -d "$run/checkpoints" ]] || return 0
+  find "$run/checkpoints" -mindepth 2 -maxdepth 2 -regex '.*/step-[0-9]+[^.]*/manifest.json' -printf '%h\n' | sort | tail -n 1
 }
 
 # end STATUS: the last word. In a job that may be requeued, one that can go on elsewhere or later goes back into the queue.

@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <climits>
 #include <string_view>
+#include <thread>
 
 #include "data/data_error.hpp"
 #include "data/file.hpp"
@@ -19,6 +20,7 @@ namespace {
 
 constexpr mode_t kLockFileMode = 0666;  // less the user's umask
 constexpr std::size_t kHolderBytes = 512;
+constexpr std::chrono::milliseconds kTryAgain{100};
 
 std::string host_name() {
   std::array<char, HOST_NAME_MAX + 1> name{};
@@ -41,7 +43,8 @@ bool is_still_at(int descriptor, const std::filesystem::path& path) {
          held.st_ino == named.st_ino;
 }
 
-int open_and_lock(const std::filesystem::path& path) {
+int open_and_lock(const std::filesystem::path& path, std::chrono::milliseconds patience) {
+  const auto deadline = std::chrono::steady_clock::now() + patience;
   for (;;) {
     const int descriptor = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, kLockFileMode);
     if (descriptor < 0) throw DataError(path, fmt::format("cannot open the lock: {}", describe_errno(errno)));
@@ -54,6 +57,10 @@ int open_and_lock(const std::filesystem::path& path) {
     const std::string holder = error == EWOULDBLOCK ? holder_in(descriptor) : std::string();
     ::close(descriptor);
     if (error == EINTR) continue;
+    if (error == EWOULDBLOCK && std::chrono::steady_clock::now() < deadline) {
+      std::this_thread::sleep_for(kTryAgain);
+      continue;
+    }
     if (error == EWOULDBLOCK) {
       throw DataError(path, fmt::format("this folder is in use by {}; wait until it ends, stop it, or choose another "
                                         "folder",
@@ -65,9 +72,10 @@ int open_and_lock(const std::filesystem::path& path) {
 
 }  // namespace
 
-DirectoryLock::DirectoryLock(const std::filesystem::path& folder, const std::string& file_name, OnRelease on_release)
+DirectoryLock::DirectoryLock(const std::filesystem::path& folder, const std::string& file_name, OnRelease on_release,
+                             std::chrono::milliseconds patience)
     : path_(folder / file_name), on_release_(on_release) {
-  descriptor_ = open_and_lock(path_);
+  descriptor_ = open_and_lock(path_, patience);
   const std::string holder = fmt::format("process {} on {}\n", ::getpid(), host_name());
   // The lock itself holds without the text, so a full disk only makes a later message less helpful.
   if (::ftruncate(descriptor_, 0) == 0) {

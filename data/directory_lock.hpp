@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <filesystem>
 #include <string>
 #include <utility>
@@ -12,11 +13,13 @@ class DirectoryLock {
  public:
   enum class OnRelease { keep_file, remove_file };
 
-  /// Takes the lock at once or throws a DataError that names host and process of the holder.
+  /// Takes the lock or throws a DataError that names host and process of the holder.
   /// @param folder     must exist
   /// @param file_name  the lock file inside it; made when missing
+  /// @param patience   how long to wait for the holder to let go
   explicit DirectoryLock(const std::filesystem::path& folder, const std::string& file_name = ".lock",
-                         OnRelease on_release = OnRelease::keep_file);
+                         OnRelease on_release = OnRelease::keep_file,
+                         std::chrono::milliseconds patience = std::chrono::milliseconds(0));
   DirectoryLock(DirectoryLock&& other) noexcept
       : descriptor_(std::exchange(other.descriptor_, -1)),
         path_(std::move(other.path_)),

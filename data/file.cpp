@@ -210,6 +210,11 @@ void File::pwrite_all(std::span<const std::byte> bytes, std::uint64_t offset) {
   }
 }
 
+void File::start_writeback(std::uint64_t offset, std::uint64_t bytes) noexcept {
+  // Advice only: sync() brings it there in any case.
+  ::sync_file_range(descriptor_, static_cast<off_t>(offset), static_cast<off_t>(bytes), SYNC_FILE_RANGE_WRITE);
+}
+
 void File::sync() {
   while (::fsync(descriptor_) != 0) {
     if (errno != EINTR) fail(path_, "bring to the device (fsync)", errno);

@@ -41,6 +41,8 @@ class File {
   void write_all(std::span<const std::byte> bytes);
   /// Writes all bytes at `offset`.
   void pwrite_all(std::span<const std::byte> bytes, std::uint64_t offset);
+  /// Has the kernel begin to bring a written range to the device; returns at once.
+  void start_writeback(std::uint64_t offset, std::uint64_t bytes) noexcept;
   /// fsync: what was written is on the device when this returns.
   void sync();
   /// Closes and reports the failure that a destructor would have to swallow; network file systems report a full disk

@@ -20,6 +20,8 @@ enum class ExitCode : int {
   internal = 70,
   run = 73,
   communication = comm::kCommExitCode,
+  superseded = 76,
+  diverged = 77,
   config = 78,
   unfinished = 85,
 };
@@ -38,10 +40,13 @@ inline constexpr std::array kExitCodes = {
     ExitCodeMeaning{ExitCode::checkpoint, "a checkpoint is missing, damaged or of another run"},
     ExitCodeMeaning{ExitCode::watchdog, "a rank stopped answering and nobody waited; `perrin inspect RUN` names it"},
     ExitCodeMeaning{ExitCode::internal, "an error in perrin itself"},
-    ExitCodeMeaning{ExitCode::run, "an output folder is in use or not writable, or the training diverged"},
+    ExitCodeMeaning{ExitCode::run, "an output folder is in use or cannot be written"},
     ExitCodeMeaning{ExitCode::communication, "a rank failed or did not answer, or the launch went wrong"},
+    ExitCodeMeaning{ExitCode::superseded, "another start trains this run; this one ended without writing"},
+    ExitCodeMeaning{ExitCode::diverged, "the run's numbers went wrong, and going back did not help"},
     ExitCodeMeaning{ExitCode::config, "the configuration cannot be used"},
-    ExitCodeMeaning{ExitCode::unfinished, "train.max_minutes are over; the same command goes on with the run"},
+    ExitCodeMeaning{ExitCode::unfinished,
+                    "a signal came or train.max_minutes are over; the same command goes on with the run"},
 };
 
 }  // namespace perrin::launch

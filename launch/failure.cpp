@@ -32,6 +32,10 @@ Failure describe_failure(const std::exception_ptr& exception) {
     return {ExitCode::communication, error.what()};
   } catch (const trainer::CheckpointError& error) {
     return {ExitCode::checkpoint, error.what()};
+  } catch (const trainer::RunSuperseded& error) {
+    return {ExitCode::superseded, error.what()};
+  } catch (const trainer::RunDiverged& error) {
+    return {ExitCode::diverged, error.what()};
   } catch (const trainer::RunError& error) {
     return {ExitCode::run, error.what()};
   } catch (const std::filesystem::filesystem_error& error) {

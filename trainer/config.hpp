@@ -145,8 +145,20 @@ struct EmaConfig {
 };
 
 struct CheckpointConfig {
-  std::int64_t every = 1000;  ///< steps; one more is always made at the end
-  std::int64_t keep = 3;      ///< newest ones kept
+  std::int64_t every = 1000;        ///< steps; one more is always made at the end
+  double every_minutes = 0;         ///< also after this time without one; 0: by steps alone
+  std::int64_t keep = 3;            ///< newest ones kept
+  std::int64_t keep_every = 0;      ///< steps; those at multiples are kept for ever; 0: none
+  bool keep_best = true;            ///< the one with the lowest held-out loss is kept too
+  double grace_seconds = 2;         ///< between a SIGTERM to a rank and its end
+  std::int64_t most_failures = 10;  ///< writes in a row that may fail, for want of space say, before the run ends
+};
+
+/// When the numbers of a run go wrong.
+struct RecoveryConfig {
+  std::int64_t most_skipped = 10;   ///< updates in a row skipped for a loss or gradient that is not finite
+  double loss_z_score = 0;          ///< of a step's loss among the 128 before it; 0: no limit
+  std::int64_t most_rollbacks = 3;  ///< returns to the last checkpoint before the run ends
 };
 
 /// Held-out loss: fixed images, timesteps and noise, so that two runs compare.
@@ -215,6 +227,7 @@ struct Config {
   OptimizerConfig optimizer;
   EmaConfig ema;
   CheckpointConfig checkpoint;
+  RecoveryConfig recovery;
   EvaluateConfig evaluate;
   SampleConfig sample;
   DistributedConfig distributed;

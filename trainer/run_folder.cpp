@@ -13,7 +13,7 @@ std::filesystem::path RunPaths::sample_grid(std::int64_t step) const {
   return samples() / fmt::format("step-{:08}.png", step);
 }
 
-data::DirectoryLock claim_run_folder(const RunPaths& paths) {
+data::DirectoryLock claim_run_folder(const RunPaths& paths, std::chrono::milliseconds patience) {
   for (const auto& folder : {paths.root(), paths.checkpoints(), paths.samples(), paths.logs()}) {
     std::error_code error;
     std::filesystem::create_directories(folder, error);
@@ -23,7 +23,7 @@ data::DirectoryLock claim_run_folder(const RunPaths& paths) {
           folder.string(), error.message()));
   }
   try {
-    return data::DirectoryLock(paths.root(), "run.lock");
+    return data::DirectoryLock(paths.root(), "run.lock", data::DirectoryLock::OnRelease::keep_file, patience);
   } catch (const data::DataError& error) {
     throw RunError(fmt::format("cannot claim the run folder: {}", error.what()));
   }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <string>
@@ -18,6 +19,10 @@ class RunPaths {
   std::filesystem::path config() const { return root_ / "config.toml"; }
   /// One JSON object a line.
   std::filesystem::path metrics() const { return root_ / "metrics.jsonl"; }
+  /// There once all steps are done: "step N".
+  std::filesystem::path completed() const { return root_ / "COMPLETED"; }
+  /// Which start of the run this is.
+  std::filesystem::path incarnation() const { return root_ / "incarnation.json"; }
   std::filesystem::path checkpoints() const { return root_ / "checkpoints"; }
   /// Of the power-function averages.
   std::filesystem::path snapshots() const { return root_ / "snapshots"; }
@@ -35,7 +40,9 @@ class RunPaths {
 
 /// Makes the folders of a run and holds it, so that no second start of the same run writes beside this one. One per
 /// run, on rank 0.
+/// @param patience waits so long for another process to let go: a start that replaces one whose last ranks still end
 /// @throws RunError if another process holds the run or the folder cannot be written, naming the holder or the reason
-data::DirectoryLock claim_run_folder(const RunPaths& paths);
+data::DirectoryLock claim_run_folder(const RunPaths& paths,
+                                     std::chrono::milliseconds patience = std::chrono::milliseconds(0));
 
 }  // namespace perrin::trainer

@@ -39,8 +39,10 @@ void StepLosses::add(const ObjectiveTerms& terms, const LevelDraw& draw, std::in
   }
 }
 
-void StepLosses::add_up(comm::Communicator& control) {
+void StepLosses::add_up(comm::Communicator& control, Votes& votes) {
+  std::copy(votes.counts().begin(), votes.counts().end(), sums_.begin());
   control.all_reduce(std::span<double>(sums_), comm::ReduceOp::sum).wait();
+  std::copy_n(sums_.begin(), kVotes, votes.counts().begin());
 }
 
 void StepLosses::add_to(LossWindow& window) const {

@@ -7,6 +7,7 @@
 #include "trainer/checkpoint/training_state.hpp"
 #include "trainer/diffusion/level_sampler.hpp"
 #include "trainer/diffusion/objective.hpp"
+#include "trainer/votes.hpp"
 
 namespace perrin::trainer {
 
@@ -19,12 +20,9 @@ class StepLosses {
   /// Takes in one slice. @param offset  of its first image in the global batch
   void add(const ObjectiveTerms& terms, const LevelDraw& draw, std::int64_t offset);
 
-  /// Asks every rank to stop after this step.
-  void request_stop() { sums_[kStop] = 1; }
-  /// Adds up what the ranks gathered, in one reduction. Collective.
-  void add_up(comm::Communicator& control);
+  /// Adds up what the ranks gathered, and their votes, in one reduction. Collective.
+  void add_up(comm::Communicator& control, Votes& votes);
 
-  bool stop_requested() const { return sums_[kStop] > 0; }
   double loss() const { return sums_[kLoss]; }
   /// Adds this step to the window since the last report.
   void add_to(LossWindow& window) const;
@@ -34,8 +32,7 @@ class StepLosses {
 
  private:
   enum Index : std::size_t {
-    kStop,
-    kLoss,
+    kLoss = kVotes,  // behind the votes
     kSimple,
     kBound,
     kQuartileSums,

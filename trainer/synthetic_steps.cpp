@@ -57,7 +57,8 @@ void SyntheticSteps::step(std::int64_t number, comm::Communicator& gradients, bo
     losses.add(terms, draw, slices_[i].offset);
   }
   clock.enter(Activity::agreement);
-  losses.add_up(world_.control());
+  Votes votes;
+  losses.add_up(world_.control(), votes);
   clock.enter(Activity::buckets);
   reducer.finish();
   const double norm = gradient_norm(arena_, world_.control());

@@ -6,7 +6,10 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <filesystem>
+#include <nlohmann/json.hpp>
 #include <optional>
+#include <utility>
 
 #include "data/dataset.hpp"
 #include "data/file.hpp"
@@ -14,6 +17,7 @@
 #include "data/sha256.hpp"
 #include "trainer/checkpoint/checkpoint_error.hpp"
 #include "trainer/checkpoint/checkpoint_folder.hpp"
+#include "trainer/checkpoint/incarnation.hpp"
 #include "trainer/checkpoint/resume.hpp"
 #include "trainer/compute_stream.hpp"
 #include "trainer/model/architecture.hpp"
@@ -57,10 +61,35 @@ void warn_of_other_bits(const Config& config, const std::string& now, const std:
                  now);
 }
 
+/// Weights as initialized, at the beginning of the stream.
+TrainingState initial_state(const Config& config, const data::ImageShape& shape, comm::World& world,
+                            at::Device device) {
+  return {.arena = ParameterArena(
+              unet_parameters(with_output_channels(config.model, shape, config.diffusion.variance_type), shape),
+              config.ema.decays.size() + config.ema.power_sigmas.size(), config.run.seed, device,
+              shard_options(config, world.rank(), world.size())),
+          .progress = {},
+          .losses = {},
+          .loss_history =
+              LossHistory(config.objective.timesteps == TimestepSampling::importance ? config.diffusion.timesteps : 0)};
+}
+
+/// A run whose numbers went wrong goes on from its newest checkpoint, and leaves out the images up to `position`.
+/// @throws RunDiverged once that has happened recovery.most_rollbacks times
+void leave_out_stretch(const Config& config, const Progress& diverged, Progress& progress) {
+  if (diverged.rollbacks >= config.recovery.most_rollbacks)
+    throw RunDiverged(fmt::format(
+        "the run's numbers went wrong at step {}, after {} return{} to an earlier checkpoint; check the data, or begin "
+        "a run with a lower optimizer.lr in another run.directory",
+        diverged.step, diverged.rollbacks, diverged.rollbacks == 1 ? "" : "s"));
+  progress.position = diverged.position;
+  progress.rollbacks = diverged.rollbacks + 1;
+}
+
 }  // namespace
 
 TrainOutcome train(const Config& config, const std::string& resolved_config, comm::World& world, at::Device device,
-                   std::optional<TraceSteps> trace) {
+                   const TrainOptions& options) {
   const RunPaths paths(config.run.directory);
   require_same_on_all_ranks(world.control(), resolved_config, "the resolved configurations");
 
@@ -76,45 +105,64 @@ TrainOutcome train(const Config& config, const std::string& resolved_config, com
                                 .ema_decays = config.ema.decays,
                                 .power_sigmas = config.ema.power_sigmas,
                                 .machine = machine_of(world, device)};
-  TrainingState state{
-      .arena = ParameterArena(
-          unet_parameters(with_output_channels(config.model, train_set.shape(), config.diffusion.variance_type),
-                          train_set.shape()),
-          config.ema.decays.size() + config.ema.power_sigmas.size(), config.run.seed, device,
-          shard_options(config, world.rank(), world.size())),
-      .progress = {},
-      .losses = {},
-      .loss_history =
-          LossHistory(config.objective.timesteps == TimestepSampling::importance ? config.diffusion.timesteps : 0)};
-  const auto resumed = resume_newest(paths.checkpoints(), origin, state, world.control());
-
-  std::optional<MetricsLog> metrics;
-  if (world.is_root()) {
-    discard_snapshots_after(paths.snapshots(), state.progress.step);
-    data::write_file_durably(paths.config(), std::string_view(resolved_config));
-    metrics.emplace(paths.metrics(), resumed ? resumed->metrics_bytes : 0);
-    spdlog::info("{} parameters, {} training images, global batch {} over {} rank{} on {}",
-                 state.arena.layout().numel(), train_set.size(), config.train.batch_size, world.size(),
-                 world.size() == 1 ? "" : "s", device.str());
-    warn_of_other_bits(config, origin.machine, resumed ? resumed->machine : "");
-    if (resumed) spdlog::info("going on from {} (step {})", resumed->checkpoint.string(), state.progress.step);
+  Incarnation incarnation = Incarnation::begin(paths, world.control());
+  std::optional<Progress> diverged;
+  for (;;) {
+    TrainingState state = initial_state(config, train_set.shape(), world, device);
+    const auto resumed = resume_newest(paths.checkpoints(), origin, state, world.control());
+    if (diverged) {
+      leave_out_stretch(config, *diverged, state.progress);
+      incarnation.advance(world.control());
+    }
+    const bool finished = state.progress.step >= config.train.steps;
+    std::optional<MetricsLog> metrics;
+    if (world.is_root()) {
+      if (!finished) std::filesystem::remove(paths.completed());
+      discard_snapshots_after(paths.snapshots(), state.progress.step);
+      data::write_file_durably(paths.config(), std::string_view(resolved_config));
+      metrics.emplace(paths.metrics(), resumed ? resumed->metrics_bytes : 0);
+      spdlog::info("{} parameters, {} training images, global batch {} over {} rank{} on {}",
+                   state.arena.layout().numel(), train_set.size(), config.train.batch_size, world.size(),
+                   world.size() == 1 ? "" : "s", device.str());
+      warn_of_other_bits(config, origin.machine, resumed ? resumed->machine : "");
+      if (resumed) spdlog::info("going on from {} (step {})", resumed->checkpoint.string(), state.progress.step);
+      if (diverged) {
+        spdlog::warn("back from step {} to step {}; the images since are left out (return {} of {})", diverged->step,
+                     state.progress.step, state.progress.rollbacks, config.recovery.most_rollbacks);
+        metrics->write({{"kind", "rollback"},
+                        {"step", state.progress.step},
+                        {"from_step", diverged->step},
+                        {"position", state.progress.position}});
+      }
+    }
+    if (options.trace && options.trace->first <= state.progress.step)
+      throw RunError(fmt::format("no timeline of step {}: the run is at step {} already; name later steps",
+                                 options.trace->first, state.progress.step));
+    TrainOutcome outcome{StopReason::finished, state.progress.step, resumed ? resumed->checkpoint : ""};
+    if (!finished) {
+      TrainingLoop loop({.config = config,
+                         .origin = origin,
+                         .world = world,
+                         .train = train_set,
+                         .heldout = heldout ? &*heldout : nullptr,
+                         .device = device,
+                         .compute_stream = compute_stream(device),
+                         .options = options,
+                         .incarnation = incarnation,
+                         .resumed_from = outcome.checkpoint},
+                        state, std::move(metrics));
+      if (diverged) loop.checkpoint_now();  // or a death now would go on from the branch that was left
+      const auto ended = loop.run();
+      if (!ended) {
+        diverged = state.progress;
+        continue;
+      }
+      outcome = *ended;
+    }
+    if (world.is_root() && outcome.reason == StopReason::finished)
+      data::write_file_durably(paths.completed(), std::string_view(fmt::format("step {}\n", outcome.step)));
+    return outcome;
   }
-  if (trace && trace->first <= state.progress.step)
-    throw RunError(fmt::format("no timeline of step {}: the run is at step {} already; name later steps", trace->first,
-                               state.progress.step));
-  if (state.progress.step >= config.train.steps)
-    return {StopReason::finished, state.progress.step, resumed->checkpoint};
-
-  TrainingLoop loop({.config = config,
-                     .origin = origin,
-                     .world = world,
-                     .train = train_set,
-                     .heldout = heldout ? &*heldout : nullptr,
-                     .device = device,
-                     .compute_stream = compute_stream(device),
-                     .trace = trace},
-                    state, std::move(metrics));
-  return loop.run();
 }
 
 }  // namespace perrin::trainer

@@ -8,13 +8,15 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <thread>
 #include <utility>
 
-#include "trainer/checkpoint/checkpoint_folder.hpp"
-#include "trainer/checkpoint/resume.hpp"
+#include "data/data_error.hpp"
+#include "trainer/checkpoint/checkpoint_name.hpp"
 #include "trainer/deadlines.hpp"
 #include "trainer/evaluate/heldout_loss.hpp"
 #include "trainer/evaluate/sample_images.hpp"
+#include "trainer/gather_texts.hpp"
 #include "trainer/images.hpp"
 #include "trainer/interchange/grid.hpp"
 #include "trainer/interchange/png.hpp"
@@ -22,13 +24,11 @@
 #include "trainer/optimize/gradient_norm.hpp"
 #include "trainer/optimize/learning_rate.hpp"
 #include "trainer/random/keyed_noise.hpp"
-#include "trainer/run_error.hpp"
-#include "trainer/same_on_all_ranks.hpp"
 
 namespace perrin::trainer {
 namespace {
 
-constexpr std::int64_t kMostSkippedInARow = 20;  // non-finite steps; a run that only skips burns its allocation
+constexpr std::chrono::seconds kTryLastAgain{2};  // between tries of the last checkpoint
 
 /// This rank's slices of every global batch from `step` on, as stream positions.
 data::SliceSource slices_from(std::int64_t step, std::uint64_t position, std::int64_t global_batch,
@@ -86,40 +86,56 @@ TrainingLoop::TrainingLoop(Surroundings surroundings, TrainingState& state, std:
                in_.config.distributed.reduction, in_.config.distributed.wire, in_.config.distributed.overlap),
       shards_(state.arena, in_.world.gradients(), in_.compute_stream),
       optimizer_(in_.config.optimizer, in_.config.ema, in_.config.train.steps),
-      trace_(in_.trace ? std::optional<TraceRecorder>(std::in_place, paths_.trace(), in_.world, clock_) : std::nullopt),
+      trace_(in_.options.trace ? std::optional<TraceRecorder>(std::in_place, paths_.trace(), in_.world, clock_)
+                               : std::nullopt),
       loader_(in_.train, data::SampleOrder(in_.train.size(), in_.config.run.seed),
               slices_from(state.progress.step, state.progress.position, plan_.global_batch(), slices_),
               loader_options(in_.config.data, trace_)),
       metrics_(std::move(metrics)),
+      writer_(state, shards_, in_.world.control(), in_.incarnation, in_.config.checkpoint),
+      schedule_(in_.config.checkpoint),
+      spikes_(in_.config.recovery.loss_z_score),
       stragglers_(in_.world.host_names()),
       reported_step_(state.progress.step),
       loader_watch_(in_.config.data) {
   if (in_.world.is_root()) progress_.emplace();
 }
 
-TrainOutcome TrainingLoop::run() {
+std::optional<TrainOutcome> TrainingLoop::run() {
   const Config& config = in_.config;
-  while (state_.progress.step < config.train.steps && !out_of_time_) {
+  while (state_.progress.step < config.train.steps && !stop_) {
     if (trace_) trace_begins_or_ends();
     step();
+    note(writer_.act(votes_));
+    if (diverged_) {
+      note(writer_.finish());
+      return std::nullopt;
+    }
     if (due(config.train.log_every)) report();
-    if (due(config.train.evaluate_every)) evaluate();
+    if (due(config.train.evaluate_every) && !stopping()) evaluate();
     if (config.ema.snapshot_every > 0 && state_.progress.step % config.ema.snapshot_every == 0) snapshot();
-    if (due(config.checkpoint.every) || out_of_time_) checkpoint();
-    if (due(config.train.sample_every)) sample();  // after the checkpoint: a picture that fails costs no work
+    if (schedule_.due_by_step(state_.progress.step) || votes_.any(Vote::checkpoint)) checkpoint();
+    if (due(config.train.sample_every) && !stopping())
+      sample();  // after the checkpoint: a picture that fails costs no work
   }
   if (trace_) trace_begins_or_ends();
-  return {last_step() ? StopReason::finished : StopReason::time_budget, state_.progress.step,
-          checkpoint_path(paths_.checkpoints(), state_.progress.step)};
+  if (last_step() || save_on_stop_) checkpoint_now();
+  const StopReason reason = last_step()                ? StopReason::finished
+                            : votes_.any(Vote::budget) ? StopReason::time_budget
+                                                       : StopReason::notice;
+  return TrainOutcome{reason, state_.progress.step,
+                      checkpoint_step_
+                          ? checkpoint_path(paths_.checkpoints(), {in_.incarnation.number(), *checkpoint_step_})
+                          : in_.resumed_from};
 }
 
 void TrainingLoop::trace_begins_or_ends() {
   const std::int64_t done = state_.progress.step;
-  const bool over = last_step() || out_of_time_;
-  if (trace_->running() && (done == in_.trace->last || over)) trace_->end({in_.trace->first, done});
-  if (done + 1 == in_.trace->first && !over) trace_->begin();
-  if (over && done < in_.trace->first && in_.world.is_root())
-    spdlog::warn("no timeline: the time was over before step {}", in_.trace->first);
+  const bool over = last_step() || stop_;
+  if (trace_->running() && (done == in_.options.trace->last || over)) trace_->end({in_.options.trace->first, done});
+  if (done + 1 == in_.options.trace->first && !over) trace_->begin();
+  if (over && done < in_.options.trace->first && in_.world.is_root())
+    spdlog::warn("no timeline: the time was over before step {}", in_.options.trace->first);
 }
 
 void TrainingLoop::step() {
@@ -147,6 +163,7 @@ void TrainingLoop::step() {
     losses.add(terms, draw, slices_[i].offset);
   }
   clock_.enter(Activity::agreement);
+  const double own_loss = losses.loss();
   agree(losses);
   clock_.enter(Activity::buckets);
   reducer_.finish();
@@ -163,7 +180,7 @@ void TrainingLoop::step() {
   ++state_.progress.step;
   state_.progress.position += static_cast<std::uint64_t>(plan_.global_batch());
   if (last_update_.skipped)
-    skip(losses.loss());
+    skip(losses.loss(), own_loss);
   else
     accept(losses);
   clock_.leave();
@@ -200,32 +217,60 @@ std::vector<std::int64_t> TrainingLoop::timesteps_of_batch(std::uint64_t first) 
   return t;
 }
 
-void TrainingLoop::agree(StepLosses& losses) {
-  // The clock of rank 0 alone decides, and all learn of it in the same step.
+Votes TrainingLoop::own_votes() const {
+  Votes votes;
+  writer_.cast(votes);
+  const StopNotice notice = in_.options.notice ? in_.options.notice() : StopNotice::none;
+  if (notice == StopNotice::orderly) votes.cast(Vote::stop);
+  if (notice == StopNotice::soon) votes.cast(Vote::stop_soon);
+  if (!in_.world.is_root()) return votes;
+  // Clocks differ: that of rank 0 decides.
   const double budget = in_.config.train.max_minutes * 60;
-  const bool stop = in_.world.is_root() && budget > 0 && seconds_between(started_, Clock::now()) >= budget;
-  if (stop) losses.request_stop();
-  losses.add_up(in_.world.control());
-  out_of_time_ = losses.stop_requested();
+  if (budget > 0 && seconds_between(started_, Clock::now()) >= budget) votes.cast(Vote::budget);
+  if (schedule_.due_by_clock()) votes.cast(Vote::checkpoint);
+  if (schedule_.is_quick()) votes.cast(Vote::checkpoint_is_quick);
+  return votes;
+}
+
+void TrainingLoop::agree(StepLosses& losses) {
+  votes_ = own_votes();
+  losses.add_up(in_.world.control(), votes_);
+  const bool in_order = votes_.any(Vote::stop) || votes_.any(Vote::budget);
+  stop_ = in_order || votes_.any(Vote::stop_soon);
+  save_on_stop_ = in_order || votes_.any(Vote::checkpoint_is_quick);
+}
+
+bool TrainingLoop::interrupted() {
+  const std::int64_t asked = in_.options.notice && in_.options.notice() != StopNotice::none ? 1 : 0;
+  return in_.world.control().all_reduce_value(asked, comm::ReduceOp::max) > 0;
 }
 
 void TrainingLoop::accept(const StepLosses& losses) {
   ++state_.progress.updates;
   losses.add_to(state_.losses);
   skipped_in_a_row_ = 0;
+  if (!spikes_.observe(losses.loss())) return;
+  diverged_ = true;
+  if (in_.world.is_root())
+    spdlog::warn(
+        "step {}: the loss, {:.5g}, stands more than recovery.loss_z_score = {} deviations above the {} before",
+        state_.progress.step, losses.loss(), in_.config.recovery.loss_z_score, LossSpikes::kWindow);
 }
 
-void TrainingLoop::skip(double loss) {
+void TrainingLoop::skip(double loss, double own_loss) {
   ++skipped_in_a_row_;
-  if (in_.world.is_root())
-    spdlog::warn("step {}: loss or gradient is not finite (loss {}); weights, Adam and EMA stay as they were",
-                 state_.progress.step, loss);
-  if (skipped_in_a_row_ >= kMostSkippedInARow)
-    throw RunError(
-        fmt::format("loss or gradient was not finite in {} steps in a row up to step {}; check the data, or begin a "
-                    "run with a lower "
-                    "optimizer.lr in another run.directory",
-                    skipped_in_a_row_, state_.progress.step));
+  diverged_ = skipped_in_a_row_ >= in_.config.recovery.most_skipped;
+  const std::string gradient = reducer_.non_finite_gradient();
+  const std::vector<std::string> faults =
+      gather_texts(in_.world.control(), !gradient.empty()          ? fmt::format("the gradient of {}", gradient)
+                                        : !std::isfinite(own_loss) ? std::string("the loss of its images")
+                                                                   : std::string());
+  if (!in_.world.is_root()) return;
+  std::string where;
+  for (std::size_t r = 0; r < faults.size(); ++r)
+    if (!faults[r].empty()) where += fmt::format("{}on rank {} {}", where.empty() ? "" : ", ", r, faults[r]);
+  spdlog::warn("step {}: {} is not finite (loss {}); weights, Adam and EMA stay as they were", state_.progress.step,
+               where.empty() ? "the gradient's sum over the ranks" : where, loss);
 }
 
 bool TrainingLoop::last_step() const { return state_.progress.step >= in_.config.train.steps; }
@@ -316,8 +361,11 @@ void TrainingLoop::evaluate() {
   in_.world.enter(comm::Phase::evaluation, kLongWork);
   clock_.enter(Activity::evaluation);
   const auto begun = Clock::now();
-  const HeldoutLoss heldout =
-      evaluate_heldout(predictor(), in_.config, process_, *in_.heldout, in_.world.control(), in_.device);
+  const auto measured = evaluate_heldout(predictor(), in_.config, process_, *in_.heldout, in_.world.control(),
+                                         in_.device, [this] { return interrupted(); });
+  if (!measured) return;
+  const HeldoutLoss& heldout = *measured;
+  heldout_ = {state_.progress.step, heldout.loss};
   if (!metrics_) return;
   nlohmann::json row = {{"kind", "heldout"},
                         {"step", state_.progress.step},
@@ -336,33 +384,77 @@ void TrainingLoop::sample() {
   in_.world.enter(comm::Phase::sampling, kLongWork);
   clock_.enter(Activity::sampling);
   const auto begun = Clock::now();
-  const at::Tensor images = sample_images(predictor(), in_.config, in_.train.shape(), in_.world.control(), in_.device);
-  if (!metrics_) return;
+  const auto images = sample_images(predictor(), in_.config, in_.train.shape(), in_.world.control(), in_.device,
+                                    [this] { return interrupted(); });
+  if (!metrics_ || !images) return;
   const auto path = paths_.sample_grid(state_.progress.step);
-  write_png(path, make_grid(images, in_.config.sample.rows, in_.config.sample.columns));
   progress_->interrupt();
+  try {
+    write_png(path, make_grid(*images, in_.config.sample.rows, in_.config.sample.columns));
+  } catch (const data::DataError& error) {  // a full disk, say: the training is worth more than the picture
+    spdlog::warn("no samples of step {}: {}", state_.progress.step, error.what());
+    return;
+  }
   spdlog::info("samples of {} weights: {} ({:.1f} s)", predictor_name(), path.string(),
                seconds_between(begun, Clock::now()));
+}
+
+CheckpointWriter::Order TrainingLoop::order(std::filesystem::path parent) {
+  CheckpointWriter::Order order{
+      .parent = std::move(parent), .origin = in_.origin, .resumed_from = in_.resumed_from.filename().string()};
+  if (heldout_ && heldout_->first == state_.progress.step) order.heldout_loss = heldout_->second;
+  if (metrics_) {
+    order.metrics_bytes = [this] { return metrics_->bytes(); };
+    order.before_publishing = [this] { metrics_->sync(); };
+  }
+  return order;
 }
 
 void TrainingLoop::checkpoint() {
   in_.world.enter(comm::Phase::checkpoint, kLongWork);
   clock_.enter(Activity::checkpoint);
-  require_same_on_all_ranks(
-      in_.world.control(), hash_of_replicas(state_), "weights, Adam or EMA",
-      "the ranks have drifted apart, by a fault of memory, processor or network; start again from the last checkpoint");
-  save_checkpoint(paths_.checkpoints(), state_, shards_, in_.origin, metrics_ ? metrics_->sync() : 0);
-  if (in_.world.is_root()) remove_old_checkpoints(paths_.checkpoints(), in_.config.checkpoint.keep);
-  // No rank leaves, and the run does not end, before the checkpoint is published; writing may take longer than a
-  // collective.
-  in_.world.control().barrier().wait(kLongWork);
+  note(writer_.finish());
+  if (checkpoint_step_ == state_.progress.step) return;
+  schedule_.begun();
+  writer_.begin_checkpoint(order(paths_.checkpoints()));
+  clock_.leave();
 }
 
 void TrainingLoop::snapshot() {
   in_.world.enter(comm::Phase::checkpoint, kLongWork);
   clock_.enter(Activity::snapshot);
-  save_snapshot(paths_.snapshots(), state_, shards_, in_.origin);
-  in_.world.control().barrier().wait(kLongWork);  // writing may take longer than a collective
+  note(writer_.finish());
+  writer_.begin_snapshot(order(paths_.snapshots()));
+  note(writer_.finish());
+  clock_.leave();
+}
+
+void TrainingLoop::note(const std::optional<WriteOutcome>& outcome) {
+  if (!outcome) return;
+  const bool checkpoint = outcome->path.parent_path() == paths_.checkpoints();
+  if (checkpoint && outcome->published) checkpoint_step_ = outcome->step;
+  if (metrics_) {
+    progress_->interrupt();
+    if (!outcome->published)
+      spdlog::warn("no {} of step {}; training goes on", checkpoint ? "checkpoint" : "snapshot", outcome->step);
+    else if (checkpoint)
+      metrics_->write({{"kind", "checkpoint"},
+                       {"step", outcome->step},
+                       {"bytes", outcome->bytes},
+                       {"stall_seconds", outcome->stall_seconds},
+                       {"seconds", outcome->seconds}});
+  }
+  if (checkpoint) schedule_.ended(*outcome);
+}
+
+void TrainingLoop::checkpoint_now() {
+  for (;;) {
+    checkpoint();
+    note(writer_.finish());
+    if (checkpoint_step_ == state_.progress.step) break;
+    std::this_thread::sleep_for(kTryLastAgain);
+  }
+  in_.world.control().barrier().wait(kLongWork);  // no rank leaves before it is published
 }
 
 UNet TrainingLoop::predictor() const {

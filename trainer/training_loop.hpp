@@ -13,12 +13,16 @@
 #include "comm/world.hpp"
 #include "data/batch_loader.hpp"
 #include "data/dataset.hpp"
+#include "trainer/checkpoint/checkpoint_schedule.hpp"
+#include "trainer/checkpoint/checkpoint_writer.hpp"
+#include "trainer/checkpoint/incarnation.hpp"
 #include "trainer/checkpoint/manifest.hpp"
 #include "trainer/checkpoint/training_state.hpp"
 #include "trainer/config.hpp"
 #include "trainer/diffusion/level_sampler.hpp"
 #include "trainer/diffusion/objective.hpp"
 #include "trainer/diffusion/process.hpp"
+#include "trainer/loss_spikes.hpp"
 #include "trainer/model/unet.hpp"
 #include "trainer/optimize/adam_ema.hpp"
 #include "trainer/optimize/gradient_reducer.hpp"
@@ -33,6 +37,7 @@
 #include "trainer/telemetry/stragglers.hpp"
 #include "trainer/telemetry/trace_recorder.hpp"
 #include "trainer/train.hpp"
+#include "trainer/votes.hpp"
 
 namespace perrin::trainer {
 
@@ -48,15 +53,20 @@ class TrainingLoop {
     const data::Dataset* heldout;  ///< null: no held-out loss
     at::Device device;
     void* compute_stream;  ///< cudaStream_t of the backward pass; null on the CPU
-    std::optional<TraceSteps> trace;
+    const TrainOptions& options;
+    const Incarnation& incarnation;
+    std::filesystem::path resumed_from;  ///< empty: the run begins
   };
 
   /// @param state at the step to go on from
   /// @param metrics on rank 0
   TrainingLoop(Surroundings surroundings, TrainingState& state, std::optional<MetricsLog> metrics);
 
-  /// Steps until train.steps or the time budget is reached; the last step leaves a checkpoint.
-  TrainOutcome run();
+  /// Steps until train.steps or the time budget is reached or the outside asks to stop; a checkpoint is left behind.
+  /// @return nullopt once the numbers have gone wrong: state and checkpoints are to be brought back
+  std::optional<TrainOutcome> run();
+  /// Leaves a checkpoint at the present step, whatever the schedule says, and waits for it.
+  void checkpoint_now();
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -68,10 +78,14 @@ class TrainingLoop {
   at::Tensor labels_of(const data::Batch& batch) const;
   /// Timesteps of every image of the global batch that begins at `first`.
   std::vector<std::int64_t> timesteps_of_batch(std::uint64_t first) const;
-  /// Adds up the ranks' losses and spreads rank 0's decision to stop.
+  /// Adds up the ranks' losses, and takes the decisions for which they vote.
   void agree(StepLosses& losses);
+  Votes own_votes() const;
   void accept(const StepLosses& losses);
-  void skip(double loss);
+  /// @param own_loss of this rank's images
+  void skip(double loss, double own_loss);
+  /// Whether a rank has been asked to stop. Collective.
+  bool interrupted();
 
   void trace_begins_or_ends();
   bool last_step() const;
@@ -87,8 +101,12 @@ class TrainingLoop {
   void evaluate();
   void sample();
   void checkpoint();
-  /// Of the power-function averages, before the checkpoint of the same step.
+  /// Of the power-function averages, before the checkpoint of the same step: a resume from there would not come by here
+  /// again.
   void snapshot();
+  CheckpointWriter::Order order(std::filesystem::path parent);
+  void note(const std::optional<WriteOutcome>& outcome);
+  bool stopping() const { return stop_ && !last_step(); }
   /// The network over the first EMA; shares its memory, or where it is sharded holds a whole one of its own.
   /// Collective.
   UNet predictor() const;
@@ -113,8 +131,17 @@ class TrainingLoop {
   std::optional<MetricsLog> metrics_;     // rank 0
   std::optional<ProgressLine> progress_;  // rank 0
 
-  bool out_of_time_ = false;
+  CheckpointWriter writer_;
+  CheckpointSchedule schedule_;
+  std::optional<std::int64_t> checkpoint_step_;             // of the newest one of this start
+  std::optional<std::pair<std::int64_t, double>> heldout_;  // step and loss
+
+  Votes votes_;               // of all ranks, on the step that is over
+  bool stop_ = false;         // after this step
+  bool save_on_stop_ = true;  // false: there is no time for it
+  bool diverged_ = false;
   std::int64_t skipped_in_a_row_ = 0;
+  LossSpikes spikes_;
   UpdateOutcome last_update_;
   Clock::time_point started_ = Clock::now();
   StragglerWatch stragglers_;

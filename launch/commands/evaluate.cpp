@@ -81,8 +81,8 @@ struct Evaluation {
 };
 
 void evaluate_loss(const Evaluation& of) {
-  const trainer::HeldoutLoss result = trainer::evaluate_heldout(of.predictor.model, of.run.config, of.predictor.process,
-                                                                of.heldout, of.world.control(), of.device);
+  const trainer::HeldoutLoss result = *trainer::evaluate_heldout(
+      of.predictor.model, of.run.config, of.predictor.process, of.heldout, of.world.control(), of.device);
   if (!of.world.is_root()) return;
   if (of.arguments.json) {
     nlohmann::ordered_json json = of.origin();

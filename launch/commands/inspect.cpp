@@ -15,6 +15,7 @@
 #include "launch/config/read.hpp"
 #include "launch/usage_error.hpp"
 #include "trainer/checkpoint/checkpoint_folder.hpp"
+#include "trainer/checkpoint/checkpoint_name.hpp"
 #include "trainer/checkpoint/stored_model.hpp"
 #include "trainer/interchange/grid.hpp"
 #include "trainer/interchange/png.hpp"

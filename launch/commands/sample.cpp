@@ -75,7 +75,7 @@ ExitCode sample(const SampleArguments& arguments, Session& session) {
   const at::Device device = bind_device(run.config.distributed, world);
   const Predictor predictor = load_predictor(run, weights_of(arguments.source), world, device);
   const at::Tensor images =
-      trainer::sample_images(predictor.model, run.config, run.manifest.origin.image_shape, world.control(), device);
+      *trainer::sample_images(predictor.model, run.config, run.manifest.origin.image_shape, world.control(), device);
   if (world.is_root()) {
     std::filesystem::create_directories(std::filesystem::absolute(arguments.output).parent_path());
     trainer::write_png(arguments.output, trainer::make_grid(images, run.config.sample.rows, run.config.sample.columns));

@@ -5,8 +5,11 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <chrono>
+#include <cstdlib>
 #include <memory>
 #include <optional>
+#include <string_view>
 
 #include "comm/flight_report.hpp"
 #include "data/data_error.hpp"
@@ -21,12 +24,14 @@
 #include "launch/config/resume.hpp"
 #include "launch/device.hpp"
 #include "launch/logging.hpp"
+#include "launch/signals.hpp"
 #include "launch/usage_error.hpp"
 #include "launch/versions.hpp"
 #include "launch/world_options.hpp"
 #include "launch/writable_folder.hpp"
 #include "trainer/checkpoint/checkpoint_error.hpp"
-#include "trainer/checkpoint/checkpoint_folder.hpp"
+#include "trainer/checkpoint/checkpoint_name.hpp"
+#include "trainer/checkpoint/manifest.hpp"
 #include "trainer/diffusion/schedule.hpp"
 #include "trainer/estimate.hpp"
 #include "trainer/run_folder.hpp"
@@ -151,6 +156,27 @@ class Preflight {
   std::string warning_;
 };
 
+std::string_view name_of(trainer::StopReason reason) {
+  switch (reason) {
+    case trainer::StopReason::finished:
+      return "finished";
+    case trainer::StopReason::time_budget:
+      return "train.max_minutes are over";
+    case trainer::StopReason::notice:
+      return "stopped by a signal";
+  }
+  return "";
+}
+
+/// A start that a launcher repeats may find ranks of the one before that have not yet noticed its end: those leave when
+/// a collective of theirs misses its deadline.
+std::chrono::milliseconds patience_with(const trainer::Config& config) {
+  for (const char* variable : {"SLURM_RESTART_COUNT", "PERRIN_RESTART_COUNT"})
+    if (const char* text = std::getenv(variable); text != nullptr && std::string_view(text) != "0" && *text != '\0')
+      return std::chrono::milliseconds(static_cast<std::int64_t>(2000 * config.distributed.timeout_seconds));
+  return std::chrono::milliseconds(0);
+}
+
 /// Records the collectives of this start in the run folder, after a word on those of the last one. Collective.
 void record_flight(const std::filesystem::path& folder, comm::World& world) {
   if (world.is_root()) {
@@ -163,6 +189,7 @@ void record_flight(const std::filesystem::path& folder, comm::World& world) {
 }
 
 ExitCode train(const TrainArguments& arguments, Session& session) {
+  if (!arguments.dry_run) note_signals(session.size() > 1);
   const Preflight preflight(arguments, session.size());
   if (arguments.dry_run) {
     if (session.is_root()) fmt::print("{}", preflight.report(session.size()));
@@ -172,8 +199,10 @@ ExitCode train(const TrainArguments& arguments, Session& session) {
   comm::World& world = session.start_world(world_options(config.distributed, /*require_all_slurm_tasks=*/true));
   check_ranks(config, world.size(), preflight.places());
   // Held until the end; nothing is written into a run that another process trains.
-  const auto claim = world.is_root() ? std::optional(trainer::claim_run_folder(trainer::RunPaths(config.run.directory)))
-                                     : std::nullopt;
+  const auto claim =
+      world.is_root()
+          ? std::optional(trainer::claim_run_folder(trainer::RunPaths(config.run.directory), patience_with(config)))
+          : std::nullopt;
   log_to_folder(trainer::RunPaths(config.run.directory).logs(), world.rank());
   record_flight(trainer::RunPaths(config.run.directory).flight(), world);
   const at::Device device = bind_device(config.distributed, world);
@@ -182,11 +211,12 @@ ExitCode train(const TrainArguments& arguments, Session& session) {
                threads, threads == 1 ? "" : "s", versions(", "));
 
   if (world.is_root() && !preflight.warning().empty()) spdlog::warn("{}", preflight.warning());
-  const trainer::TrainOutcome outcome = trainer::train(config, resolved_toml(config), world, device, preflight.trace());
+  const trainer::TrainOutcome outcome = trainer::train(config, resolved_toml(config), world, device,
+                                                       {.trace = preflight.trace(), .notice = noted_signal});
   const bool finished = outcome.reason == trainer::StopReason::finished;
   if (world.is_root()) {
-    spdlog::info("{} at step {} of {}; checkpoint {}", finished ? "finished" : "train.max_minutes are over",
-                 outcome.step, config.train.steps, outcome.checkpoint.string());
+    spdlog::info("{} at step {} of {}; {}", name_of(outcome.reason), outcome.step, config.train.steps,
+                 outcome.checkpoint.empty() ? "no checkpoint yet" : "checkpoint " + outcome.checkpoint.string());
     if (!finished) spdlog::info("the same command goes on from there");
   }
   return finished ? ExitCode::ok : ExitCode::unfinished;

@@ -14,6 +14,7 @@
 #include "launch/commands/dataset_folder.hpp"
 #include "trainer/checkpoint/checkpoint_error.hpp"
 #include "trainer/checkpoint/checkpoint_folder.hpp"
+#include "trainer/checkpoint/checkpoint_name.hpp"
 #include "trainer/checkpoint/stored_model.hpp"
 #include "trainer/run_folder.hpp"
 

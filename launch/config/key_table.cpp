@@ -342,9 +342,48 @@ void add_checkpoint(std::vector<Key>& keys) {
                        "Steps between checkpoints; one more is always made at the end.")
                      .in(at_least(1))
                      .changeable());
+  keys.push_back(Entry("checkpoint.every_minutes", &Config::checkpoint, &CheckpointConfig::every_minutes,
+                       "A checkpoint is also made when this time has passed since the last one; 0: by steps alone.")
+                     .in(at_least(0))
+                     .changeable());
   keys.push_back(Entry("checkpoint.keep", &Config::checkpoint, &CheckpointConfig::keep,
                        "Newest checkpoints kept; older ones are deleted.")
                      .in(at_least(1))
+                     .changeable());
+  keys.push_back(Entry("checkpoint.keep_every", &Config::checkpoint, &CheckpointConfig::keep_every,
+                       "Checkpoints at multiples of these steps are kept for ever; 0: none.")
+                     .in(at_least(0))
+                     .changeable());
+  keys.push_back(Entry("checkpoint.keep_best", &Config::checkpoint, &CheckpointConfig::keep_best,
+                       "The checkpoint with the lowest held-out loss is kept too (one made at a step that "
+                       "train.evaluate_every measured).")
+                     .changeable());
+  keys.push_back(Entry("checkpoint.grace_seconds", &Config::checkpoint, &CheckpointConfig::grace_seconds,
+                       "Time between a SIGTERM to a rank and its end (mpirun gives 2 s): a checkpoint is begun only if "
+                       "the last one took less.")
+                     .in(at_least(0))
+                     .changeable());
+  keys.push_back(Entry("checkpoint.most_failures", &Config::checkpoint, &CheckpointConfig::most_failures,
+                       "Checkpoints in a row that may fail (no space, say) before the run ends; it trains on and tries "
+                       "again meanwhile.")
+                     .in(at_least(1))
+                     .changeable());
+}
+
+void add_recovery(std::vector<Key>& keys) {
+  keys.push_back(Entry("recovery.most_skipped", &Config::recovery, &RecoveryConfig::most_skipped,
+                       "Updates in a row that may be skipped since loss or gradient is not finite; then the run goes "
+                       "back to its last checkpoint and leaves out the images since.")
+                     .in(at_least(1))
+                     .changeable());
+  keys.push_back(Entry("recovery.loss_z_score", &Config::recovery, &RecoveryConfig::loss_z_score,
+                       "Goes back likewise when a step's loss lies so many standard deviations above the mean of the "
+                       "128 before it; 0: no limit.")
+                     .in(at_least(0))
+                     .changeable());
+  keys.push_back(Entry("recovery.most_rollbacks", &Config::recovery, &RecoveryConfig::most_rollbacks,
+                       "Times that a run may go back before it ends.")
+                     .in(at_least(0))
                      .changeable());
 }
 
@@ -513,6 +552,7 @@ std::vector<Key> make_table() {
   add_optimizer(keys);
   add_ema(keys);
   add_checkpoint(keys);
+  add_recovery(keys);
   add_evaluate(keys);
   add_sample(keys);
   add_distributed(keys);
@@ -535,6 +575,7 @@ const std::vector<Section>& section_table() {
       {"optimizer", "Adam with a global-norm clip."},
       {"ema", "Exponential moving averages of the weights."},
       {"checkpoint", "Checkpoints."},
+      {"recovery", "When the numbers of a run go wrong."},
       {"evaluate", "The held-out loss: fixed images, timesteps and noise, so that runs compare."},
       {"sample", "Sample grids."},
       {"distributed", "Devices and communication."},

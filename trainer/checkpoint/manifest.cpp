@@ -9,6 +9,7 @@
 #include "data/file.hpp"
 #include "data/sha256.hpp"
 #include "trainer/checkpoint/checkpoint_error.hpp"
+#include "trainer/checkpoint/state_parts.hpp"
 
 namespace perrin::trainer {
 namespace {
@@ -49,6 +50,12 @@ Json without_hash(const CheckpointManifest& m) {
     json["power_sigmas"] = m.origin.power_sigmas;
     if (!m.origin.machine.empty()) json["machine"] = m.origin.machine;
   }
+  if (m.format_version >= 3) {
+    json["incarnation"] = m.incarnation;
+    json["parent"] = m.parent;
+    json["rollbacks"] = m.progress.rollbacks;
+    if (m.heldout_loss) json["heldout_loss"] = *m.heldout_loss;
+  }
   return json;
 }
 
@@ -84,7 +91,7 @@ CheckpointManifest from_json(const Json& json) {
   CheckpointManifest m;
   m.format_version = json.at("format_version");
   m.contents = json.at("format") == format_of(Contents::snapshot) ? Contents::snapshot : Contents::checkpoint;
-  m.progress = {json.at("step"), json.at("position"), json.at("updates")};
+  m.progress = {.step = json.at("step"), .position = json.at("position"), .updates = json.at("updates")};
   m.losses = loss_window(json.at("loss_window"), m.format_version);
   m.metrics_bytes = json.at("metrics_bytes");
   m.origin.config = json.at("config");
@@ -94,6 +101,12 @@ CheckpointManifest from_json(const Json& json) {
   m.origin.ema_decays = json.at("ema_decays").get<std::vector<double>>();
   if (m.format_version >= 2) m.origin.power_sigmas = json.at("power_sigmas").get<std::vector<double>>();
   m.origin.machine = json.value("machine", "");
+  if (m.format_version >= 3) {
+    m.incarnation = json.at("incarnation");
+    m.parent = json.at("parent");
+    m.progress.rollbacks = json.at("rollbacks");
+    if (json.contains("heldout_loss")) m.heldout_loss = number(json.at("heldout_loss"));
+  }
   m.layout_sha256 = json.at("layout_sha256");
   for (const auto& [name, file] : json.at("files").items()) m.files[name] = {file.at("bytes"), file.at("sha256")};
   return m;
@@ -125,6 +138,14 @@ std::vector<std::string> CheckpointOrigin::averages() const {
 
 std::string CheckpointOrigin::power_average(std::size_t index) const {
   return fmt::format("ema-{}", ema_decays.size() + index);
+}
+
+std::vector<std::string> CheckpointManifest::files_of(const std::string& buffer) const {
+  std::vector<std::string> found;
+  for (const auto& [name, file] : files)
+    if (buffer_of(name) == buffer) found.push_back(name);
+  if (found.empty()) throw std::out_of_range("no file holds " + buffer);
+  return found;
 }
 
 std::string to_json(const CheckpointManifest& manifest) {

@@ -3,11 +3,13 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "data/image_shape.hpp"
 #include "trainer/checkpoint/training_state.hpp"
+#include "trainer/interchange/safetensors_format.hpp"
 #include "trainer/progress.hpp"
 
 namespace perrin::trainer {
@@ -36,28 +38,27 @@ enum class Contents {
   snapshot     ///< the power-function averages alone
 };
 
-/// One tensor file of a checkpoint.
-struct CheckpointFile {
-  std::uint64_t bytes = 0;
-  std::string sha256;
-
-  bool operator==(const CheckpointFile&) const = default;
-};
-
 /// manifest.json: written last, it makes a folder a checkpoint. Carries its own SHA-256.
 struct CheckpointManifest {
-  /// What is written. 1 is read too: it knows no power-function averages, and of the loss window its sum and count.
-  static constexpr int kFormatVersion = 2;
+  /// What is written. Older ones are read too: 1 knows no power-function averages, and of the loss window its sum and
+  /// count; 2 no incarnation, parent, rollbacks and held-out loss, and has one file for each buffer.
+  static constexpr int kFormatVersion = 3;
   static constexpr const char* kFileName = "manifest.json";
 
   int format_version = kFormatVersion;
   Contents contents = Contents::checkpoint;
+  std::int64_t incarnation = 0;  ///< that wrote it
+  std::string parent;            ///< name of the checkpoint from which that incarnation went on; empty: none
   Progress progress;
   LossWindow losses;
-  std::uint64_t metrics_bytes = 0;  ///< length of metrics.jsonl at this step
+  std::uint64_t metrics_bytes = 0;     ///< length of metrics.jsonl at this step
+  std::optional<double> heldout_loss;  ///< where it was measured at this step
   CheckpointOrigin origin;
-  std::string layout_sha256;                    ///< of the parameter names, shapes and places
-  std::map<std::string, CheckpointFile> files;  ///< by file name: weights.safetensors, adam_m.safetensors, ...
+  std::string layout_sha256;                 ///< of the parameter names, shapes and places
+  std::map<std::string, WrittenFile> files;  ///< by name: weights.safetensors, or its parts (state_parts.hpp), ...
+
+  /// The files of a buffer, in order. @throws std::out_of_range if there is none
+  std::vector<std::string> files_of(const std::string& buffer) const;
 
   bool operator==(const CheckpointManifest&) const = default;
 };

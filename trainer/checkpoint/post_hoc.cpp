@@ -5,6 +5,7 @@
 
 #include "trainer/checkpoint/checkpoint_error.hpp"
 #include "trainer/checkpoint/checkpoint_folder.hpp"
+#include "trainer/checkpoint/checkpoint_name.hpp"
 #include "trainer/optimize/power_ema.hpp"
 #include "trainer/run_folder.hpp"
 
@@ -42,7 +43,7 @@ PostHocEma::PostHocEma(const fs::path& checkpoint, const CheckpointManifest& man
   std::vector<PowerProfile> profiles;
   const auto add_terms = [&](const fs::path& folder, const CheckpointManifest& stored) {
     for (std::size_t i = 0; i < stored.origin.power_sigmas.size(); ++i) {
-      terms_.push_back({folder, stored.contents, stored.origin.power_average(i) + ".safetensors", 0});
+      terms_.push_back({folder, stored.contents, stored.origin.power_average(i), 0});
       profiles.push_back({stored.progress.updates, power_ema_gamma(stored.origin.power_sigmas[i])});
     }
   };
@@ -77,10 +78,15 @@ PostHocEma::PostHocEma(const fs::path& checkpoint, const CheckpointManifest& man
 std::map<std::string, at::Tensor> PostHocEma::sum() const {
   std::map<std::string, at::Tensor> sums;
   fs::path verified;
+  CheckpointManifest manifest;
   for (const Term& term : terms_) {
-    if (term.contents == Contents::snapshot && term.folder != verified) verify_checkpoint(term.folder, term.contents);
+    if (term.folder != verified) {
+      // The caller has verified the checkpoint itself.
+      manifest = term.contents == Contents::snapshot ? verify_checkpoint(term.folder, term.contents)
+                                                     : read_manifest(term.folder);
+    }
     verified = term.folder;
-    add(sums, read_checkpoint_tensors(term.folder, term.file), term.weight, term.folder / term.file);
+    add(sums, read_checkpoint_buffer(term.folder, manifest, term.buffer), term.weight, term.folder / term.buffer);
   }
   for (auto& [name, tensor] : sums) tensor = tensor.to(at::kFloat);
   return sums;

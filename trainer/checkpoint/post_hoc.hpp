@@ -36,7 +36,7 @@ class PostHocEma {
   struct Term {
     std::filesystem::path folder;
     Contents contents;
-    std::string file;
+    std::string buffer;
     double weight;
   };
   std::vector<Term> terms_;

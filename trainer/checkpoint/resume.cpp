@@ -9,12 +9,15 @@
 #include <bit>
 #include <span>
 #include <stdexcept>
+#include <tuple>
 #include <vector>
 
 #include "data/sha256.hpp"
 #include "trainer/checkpoint/checkpoint_error.hpp"
 #include "trainer/checkpoint/checkpoint_folder.hpp"
+#include "trainer/checkpoint/checkpoint_name.hpp"
 #include "trainer/deadlines.hpp"
+#include "trainer/same_on_all_ranks.hpp"
 
 namespace perrin::trainer {
 namespace {
@@ -75,13 +78,14 @@ std::optional<std::pair<fs::path, CheckpointManifest>> newest_whole(const fs::pa
 }
 
 /// A buffer of a checkpoint as it lies in the arena. @return [size], on the CPU
-at::Tensor read_buffer(const fs::path& file, const ParameterLayout& layout, std::int64_t size) {
-  const auto tensors = read_checkpoint_tensors(file.parent_path(), file.filename());
+at::Tensor read_buffer(const fs::path& folder, const CheckpointManifest& manifest, const std::string& buffer,
+                       const ParameterLayout& layout, std::int64_t size) {
+  const auto tensors = read_checkpoint_buffer(folder, manifest, buffer);
   const at::Tensor flat = at::zeros({size});
   for (const auto& range : layout.ranges()) {
     const auto tensor = tensors.find(range.name);
     if (tensor == tensors.end() || tensor->second.sizes() != at::IntArrayRef(range.shape))
-      throw CheckpointError(file, "lacks parameter '" + range.name + "' in its shape");
+      throw CheckpointError(folder, fmt::format("lacks parameter '{}' of {} in its shape", range.name, buffer));
     layout.view(flat, range).copy_(tensor->second);
   }
   return flat;
@@ -89,12 +93,12 @@ at::Tensor read_buffer(const fs::path& file, const ParameterLayout& layout, std:
 
 /// Fills the arena from a checkpoint that rank 0 sees: one buffer after the other is read, sent to all, and cut to what
 /// a rank keeps of it.
-void load_arena(const fs::path& folder, ParameterArena& arena, comm::Communicator& control) {
+void load_arena(const fs::path& folder, const CheckpointManifest& manifest, ParameterArena& arena,
+                comm::Communicator& control) {
   const std::int64_t size = arena.plan().size();
   for (const PersistentBuffer& buffer : arena.persistent()) {
-    const at::Tensor whole = control.rank() == 0
-                                 ? read_buffer(folder / (buffer.name + ".safetensors"), arena.layout(), size)
-                                 : at::empty({size});
+    const at::Tensor whole =
+        control.rank() == 0 ? read_buffer(folder, manifest, buffer.name, arena.layout(), size) : at::empty({size});
     const std::span<float> values(whole.mutable_data_ptr<float>(), static_cast<std::size_t>(size));
     control.broadcast(values, 0).wait(kLongWork);  // rank 0 reads first
     if (buffer.is_state)
@@ -136,7 +140,8 @@ void broadcast_from_root(LossHistory& history, comm::Communicator& control) {
 
 /// What else than the buffers the ranks must agree on.
 struct Header {
-  std::int64_t found = 0, step = 0, position = 0, updates = 0, metrics_bytes = 0;
+  std::int64_t found = 0, incarnation = 0, metrics_bytes = 0;
+  Progress progress;
   LossWindow losses;
 };
 
@@ -147,19 +152,16 @@ std::optional<ResumePoint> resume_newest(const fs::path& checkpoints, const Chec
   const at::NoGradGuard no_grad;
   Header header;
   fs::path folder;
-  std::string machine;
+  CheckpointManifest manifest;
   if (control.rank() == 0) {
-    if (const auto newest = newest_whole(checkpoints)) {
-      const CheckpointManifest& manifest = newest->second;
-      folder = newest->first;
-      machine = manifest.origin.machine;
+    if (auto newest = newest_whole(checkpoints)) {
+      std::tie(folder, manifest) = std::move(*newest);
       require_same_run(folder, manifest, origin, state.arena.layout());
       if (state.loss_history.timesteps() > 0) state.loss_history = read_loss_history(folder, state.loss_history);
       header = {.found = 1,
-                .step = manifest.progress.step,
-                .position = static_cast<std::int64_t>(manifest.progress.position),
-                .updates = manifest.progress.updates,
+                .incarnation = parse_checkpoint_name(folder)->incarnation,
                 .metrics_bytes = static_cast<std::int64_t>(manifest.metrics_bytes),
+                .progress = manifest.progress,
                 .losses = manifest.losses};
     }
   }
@@ -168,24 +170,29 @@ std::optional<ResumePoint> resume_newest(const fs::path& checkpoints, const Chec
   header = std::bit_cast<Header>(words);
   if (header.found == 0) return std::nullopt;
 
-  load_arena(folder, state.arena, control);
+  load_arena(folder, manifest, state.arena, control);
   if (state.loss_history.timesteps() > 0) broadcast_from_root(state.loss_history, control);
-  state.progress = {header.step, static_cast<std::uint64_t>(header.position), header.updates};
+  state.progress = header.progress;
   state.losses = header.losses;
-  return ResumePoint{checkpoint_path(checkpoints, header.step), static_cast<std::uint64_t>(header.metrics_bytes),
-                     std::move(machine)};
+  require_same_on_all_ranks(control, fingerprint_of_replicas(state),
+                            "weights, Adam or EMA as read from the checkpoint");
+  return ResumePoint{checkpoint_path(checkpoints, {header.incarnation, header.progress.step}),
+                     static_cast<std::uint64_t>(header.metrics_bytes), std::move(manifest.origin.machine)};
 }
 
-std::string hash_of_replicas(const TrainingState& state) {
-  data::Sha256 hash;
-  for (const PersistentBuffer& buffer : state.arena.persistent()) {
-    if (buffer.is_state && state.arena.plan().sharded()) continue;
-    const at::Tensor on_host = buffer.values.cpu();
-    hash.update(std::as_bytes(std::span(on_host.const_data_ptr<float>(), static_cast<std::size_t>(on_host.numel()))));
-  }
-  hash.update(std::as_bytes(std::span(state.loss_history.losses())));
-  hash.update(std::as_bytes(std::span(state.loss_history.counts())));
-  return hash.hex();
+std::string fingerprint_of_replicas(const TrainingState& state) {
+  std::vector<at::Tensor> sums;
+  for (const PersistentBuffer& buffer : state.arena.persistent())
+    if (!buffer.is_state || !state.arena.plan().sharded()) sums.push_back(buffer.values.view(at::kLong).sum());
+  std::string text;
+  for (const at::Tensor& sum : sums)
+    text += fmt::format("{:016x} ", static_cast<std::uint64_t>(sum.item<std::int64_t>()));
+  const LossHistory& history = state.loss_history;
+  text += data::Sha256()
+              .update(std::as_bytes(std::span(history.losses())))
+              .update(std::as_bytes(std::span(history.counts())))
+              .hex();
+  return text;
 }
 
 }  // namespace perrin::trainer

@@ -27,7 +27,9 @@ struct ResumePoint {
 std::optional<ResumePoint> resume_newest(const std::filesystem::path& checkpoints, const CheckpointOrigin& origin,
                                          TrainingState& state, comm::Communicator& control);
 
-/// SHA-256 of what every rank holds alike: weights, loss history, and Adam state and EMAs unless they are sharded.
-std::string hash_of_replicas(const TrainingState& state);
+/// What every rank holds alike, in one short text: the sum of each buffer's 64-bit words (weights, and Adam's moments
+/// and EMAs unless they are sharded), which any single change alters and memory speed pays for, and a hash of the loss
+/// history.
+std::string fingerprint_of_replicas(const TrainingState& state);
 
 }  // namespace perrin::trainer

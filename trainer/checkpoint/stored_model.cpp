@@ -5,9 +5,12 @@
 
 #include <nlohmann/json.hpp>
 
+#include "data/sha256.hpp"
 #include "trainer/checkpoint/checkpoint_error.hpp"
 #include "trainer/checkpoint/checkpoint_folder.hpp"
+#include "trainer/checkpoint/checkpoint_name.hpp"
 #include "trainer/checkpoint/post_hoc.hpp"
+#include "trainer/checkpoint/state_parts.hpp"
 #include "trainer/run_folder.hpp"
 
 namespace perrin::trainer {
@@ -24,9 +27,22 @@ std::string name_in(const fs::path& checkpoint, const CheckpointManifest& manife
   }
 }
 
+/// Of names and values, whatever files they are in.
+std::string hash_of(const std::map<std::string, at::Tensor>& tensors) {
+  data::Sha256 hash;
+  for (const auto& [name, tensor] : tensors)
+    hash.update(name).update({static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()});
+  return hash.hex();
+}
+
 }  // namespace
 
 fs::path resolve_checkpoint(const fs::path& run_or_checkpoint) {
+  // "step-00001000", whatever the incarnation: of several the newest.
+  const auto asked = parse_checkpoint_name(run_or_checkpoint);
+  if (asked && asked->incarnation == 0 && !fs::exists(run_or_checkpoint))
+    for (const fs::path& folder : list_checkpoints(run_or_checkpoint.parent_path()))
+      if (parse_checkpoint_name(folder)->step == asked->step) return folder;
   if (fs::exists(run_or_checkpoint / CheckpointManifest::kFileName)) return run_or_checkpoint;
   for (const fs::path& folder : list_checkpoints(RunPaths(run_or_checkpoint).checkpoints()))
     if (fs::exists(folder / CheckpointManifest::kFileName)) return folder;
@@ -55,7 +71,7 @@ StoredModel load_model(const fs::path& run_or_checkpoint, const WeightsChoice& c
   } else {
     const auto* average = std::get_if<StoredAverage>(&choice);
     const std::string buffer = average != nullptr ? fmt::format("ema-{}", average->index) : "weights";
-    model.weights = read_checkpoint_tensors(folder, buffer + ".safetensors");
+    model.weights = read_checkpoint_buffer(folder, model.manifest, buffer);
   }
   return model;
 }
@@ -64,14 +80,16 @@ nlohmann::ordered_json inspect_checkpoint(const fs::path& run_or_checkpoint) {
   const fs::path folder = resolve_checkpoint(run_or_checkpoint);
   const CheckpointManifest manifest = verify_checkpoint(folder);
   std::int64_t parameters = 0;
-  for (const auto& [name, tensor] : read_checkpoint_tensors(folder, "weights.safetensors"))
-    parameters += tensor.numel();
-
   nlohmann::ordered_json sha256 = nlohmann::ordered_json::object();
   std::uint64_t bytes = 0;
   for (const auto& [name, file] : manifest.files) {
-    sha256[fs::path(name).stem().string()] = file.sha256;
     bytes += file.bytes;
+    const std::string buffer = buffer_of(name);
+    if (sha256.contains(buffer)) continue;
+    const auto tensors = read_checkpoint_buffer(folder, manifest, buffer);
+    sha256[buffer] = hash_of(tensors);
+    if (buffer != "weights") continue;
+    for (const auto& [parameter, tensor] : tensors) parameters += tensor.numel();
   }
   nlohmann::ordered_json averages = nlohmann::ordered_json::object();
   for (const std::string& name : manifest.origin.averages()) averages[fmt::format("ema-{}", averages.size())] = name;
@@ -81,6 +99,9 @@ nlohmann::ordered_json inspect_checkpoint(const fs::path& run_or_checkpoint) {
           {"step", manifest.progress.step},
           {"position", manifest.progress.position},
           {"updates", manifest.progress.updates},
+          {"rollbacks", manifest.progress.rollbacks},
+          {"incarnation", manifest.incarnation},
+          {"parent", manifest.parent},
           {"parameters", parameters},
           {"image_shape", {shape.channels, shape.height, shape.width}},
           {"averages", averages},

@@ -21,7 +21,8 @@ struct StoredModel {
   std::map<std::string, at::Tensor> weights;  ///< by parameter name, fp32, CPU
 };
 
-/// The checkpoint that a user means: a checkpoint folder itself, or a run folder's newest one that has a manifest.
+/// The checkpoint that a user means: a checkpoint folder itself, with or without its incarnation, or a run folder's
+/// newest one that has a manifest.
 /// @throws CheckpointError saying what was looked for
 std::filesystem::path resolve_checkpoint(const std::filesystem::path& run_or_checkpoint);
 
@@ -35,7 +36,7 @@ void require_weights(const std::filesystem::path& checkpoint, const CheckpointMa
 StoredModel load_model(const std::filesystem::path& run_or_checkpoint, const WeightsChoice& choice);
 
 /// What a checkpoint holds: path, step, position, updates, parameters, averages, the number of its run's snapshots, and
-/// the SHA-256 of each file. Verifies it first.
+/// the SHA-256 of each buffer's names and values. Verifies it first.
 nlohmann::ordered_json inspect_checkpoint(const std::filesystem::path& run_or_checkpoint);
 
 }  // namespace perrin::trainer

@@ -27,21 +27,26 @@ double sum_of(const at::Tensor& values) { return values.to(at::kDouble).sum().it
 
 }  // namespace
 
-HeldoutLoss evaluate_heldout(const UNet& model, const Config& config, const DiffusionProcess& process,
-                             const data::Dataset& heldout, comm::Communicator& control, at::Device device) {
+std::optional<HeldoutLoss> evaluate_heldout(const UNet& model, const Config& config, const DiffusionProcess& process,
+                                            const data::Dataset& heldout, comm::Communicator& control,
+                                            at::Device device, const Interrupt& interrupt) {
   const at::NoGradGuard no_grad;
   const data::ImageShape shape = heldout.shape();
   const bool discrete = config.diffusion.prediction != PredictionType::edm;
   const Objective objective(config, process);
   const LevelSampler sampler(config, process.schedule());
   const std::int64_t images = std::min(config.evaluate.images, static_cast<std::int64_t>(heldout.size())),
-                     size = config.evaluate.batch_size;
+                     size = config.evaluate.batch_size,
+                     rounds = ((images + control.size() - 1) / control.size() + size - 1) / size;
   const std::int64_t begin = control.rank() * images / control.size(),
                      end = (control.rank() + 1) * images / control.size();
 
   const std::vector<BoundPoint> points = bound_points(images, process.schedule().timesteps());
   std::array<double, 3> sums = {0, 0, 0};  // L_simple, terms of the bound, L_T
-  for (std::int64_t first = begin; first < end; first += size) {
+  for (std::int64_t round = 0; round < rounds; ++round) {
+    if (interrupt && interrupt()) return std::nullopt;
+    const std::int64_t first = begin + round * size;
+    if (first >= end) continue;  // other ranks have an image more
     const std::int64_t count = std::min(size, end - first);
     const data::Batch batch =
         data::read_batch(heldout, static_cast<std::uint64_t>(first), static_cast<std::uint64_t>(count));
@@ -76,7 +81,7 @@ HeldoutLoss evaluate_heldout(const UNet& model, const Config& config, const Diff
   control.all_reduce(std::span<double>(sums), comm::ReduceOp::sum)
       .wait(kLongWork);  // ranks may have one batch more or less
   const auto n = static_cast<double>(images);
-  return {sums[0] / n, discrete ? std::optional(sums[1] + sums[2] / n) : std::nullopt, images};
+  return HeldoutLoss{sums[0] / n, discrete ? std::optional(sums[1] + sums[2] / n) : std::nullopt, images};
 }
 
 }  // namespace perrin::trainer

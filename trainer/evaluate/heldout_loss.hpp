@@ -9,6 +9,7 @@
 #include "data/dataset.hpp"
 #include "trainer/config.hpp"
 #include "trainer/diffusion/process.hpp"
+#include "trainer/interrupt.hpp"
 #include "trainer/model/unet.hpp"
 
 namespace perrin::trainer {
@@ -23,8 +24,11 @@ struct HeldoutLoss {
 /// an estimate of the variational bound: one timestep for each image, as bound_points says, x_0 clipped. For
 /// L_simple image i of n is noised to t = floor((i + 1/2) T / n) (edm: that quantile of sigma), with noise keyed by i
 /// alone, so the figures of two steps, two runs or two world sizes compare. Collective.
+/// @param interrupt asked before every batch; empty: nobody interrupts
+/// @return nullopt if interrupted
 /// @throws data::DataError, comm::CommError; std::invalid_argument if the dataset's shape is not the model's
-HeldoutLoss evaluate_heldout(const UNet& model, const Config& config, const DiffusionProcess& process,
-                             const data::Dataset& heldout, comm::Communicator& control, at::Device device);
+std::optional<HeldoutLoss> evaluate_heldout(const UNet& model, const Config& config, const DiffusionProcess& process,
+                                            const data::Dataset& heldout, comm::Communicator& control,
+                                            at::Device device, const Interrupt& interrupt = {});
 
 }  // namespace perrin::trainer

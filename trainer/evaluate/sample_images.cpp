@@ -53,15 +53,18 @@ at::Tensor draw(const UNet& model, const Config& config, const std::shared_ptr<c
 
 }  // namespace
 
-at::Tensor sample_images(const UNet& model, const Config& config, const data::ImageShape& shape,
-                         comm::Communicator& control, at::Device device) {
+std::optional<at::Tensor> sample_images(const UNet& model, const Config& config, const data::ImageShape& shape,
+                                        comm::Communicator& control, at::Device device, const Interrupt& interrupt) {
   const at::NoGradGuard no_grad;
   const auto schedule = std::make_shared<const NoiseSchedule>(config.diffusion);
   const std::int64_t images = config.sample.rows * config.sample.columns, size = config.sample.batch_size,
                      batches = (images + size - 1) / size;
   at::Tensor pixels = at::zeros({images, shape.channels, shape.height, shape.width}, at::kByte);
 
-  for (std::int64_t batch = control.rank(); batch < batches; batch += control.size()) {
+  for (std::int64_t round = 0; round * control.size() < batches; ++round) {
+    if (interrupt && interrupt()) return std::nullopt;
+    const std::int64_t batch = round * control.size() + control.rank();
+    if (batch >= batches) continue;
     const std::int64_t first = batch * size, count = std::min(size, images - first);
     std::vector<std::uint64_t> indices(static_cast<std::size_t>(count));
     std::iota(indices.begin(), indices.end(), static_cast<std::uint64_t>(first));

@@ -3,17 +3,22 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
 
+#include <optional>
+
 #include "comm/communicator.hpp"
 #include "data/image_shape.hpp"
 #include "trainer/config.hpp"
+#include "trainer/interrupt.hpp"
 #include "trainer/model/unet.hpp"
 
 namespace perrin::trainer {
 
 /// Draws rows * columns images of config.sample, each keyed by (sample.seed, its index): every rank its share, in whole
 /// batches of sample.batch_size, so that neither the number of ranks nor their shares show in the images. Collective.
-/// @return uint8 [rows * columns, C, H, W] on the CPU, the same on every rank
-at::Tensor sample_images(const UNet& model, const Config& config, const data::ImageShape& shape,
-                         comm::Communicator& control, at::Device device);
+/// @param interrupt asked before every batch; empty: nobody interrupts
+/// @return uint8 [rows * columns, C, H, W] on the CPU, the same on every rank; nullopt if interrupted
+std::optional<at::Tensor> sample_images(const UNet& model, const Config& config, const data::ImageShape& shape,
+                                        comm::Communicator& control, at::Device device,
+                                        const Interrupt& interrupt = {});
 
 }  // namespace perrin::trainer

@@ -41,8 +41,8 @@ at::ScalarType tensor_type(ElementType type) {
 
 }  // namespace
 
-void write_safetensors(const std::filesystem::path& path, const std::map<std::string, at::Tensor>& tensors,
-                       const std::map<std::string, std::string>& metadata) {
+WrittenFile write_safetensors(const std::filesystem::path& path, const std::map<std::string, at::Tensor>& tensors,
+                              const std::map<std::string, std::string>& metadata) {
   std::vector<at::Tensor> contiguous;  // keeps the bytes of the views alive
   std::vector<NamedTensorView> views;
   for (const auto& [name, tensor] : tensors) {
@@ -53,7 +53,7 @@ void write_safetensors(const std::filesystem::path& path, const std::map<std::st
                       bytes.sizes().vec(),
                       {static_cast<const std::byte*>(bytes.const_data_ptr()), bytes.nbytes()}}});
   }
-  write_safetensors(path, views, metadata);
+  return write_safetensors(path, views, metadata);
 }
 
 std::map<std::string, at::Tensor> read_safetensors(const std::filesystem::path& path) {

@@ -6,6 +6,8 @@
 #include <map>
 #include <string>
 
+#include "trainer/interchange/safetensors_format.hpp"
+
 /// safetensors_format.hpp for LibTorch's tensors.
 namespace perrin::trainer {
 
@@ -13,8 +15,8 @@ namespace perrin::trainer {
 /// @param metadata  free text; {"format": "pt"} is added
 /// @throws std::invalid_argument for a type the format or perrin does not know; data::DataError when the file exists or
 /// cannot be written
-void write_safetensors(const std::filesystem::path& path, const std::map<std::string, at::Tensor>& tensors,
-                       const std::map<std::string, std::string>& metadata = {});
+WrittenFile write_safetensors(const std::filesystem::path& path, const std::map<std::string, at::Tensor>& tensors,
+                              const std::map<std::string, std::string>& metadata = {});
 
 /// Reads and checks a file completely. @return contiguous tensors on the CPU that own their memory, by name
 /// @throws data::DataError naming the file, the tensor and what is wrong

@@ -13,6 +13,7 @@
 
 #include "data/data_error.hpp"
 #include "data/file.hpp"
+#include "data/sha256.hpp"
 
 static_assert(std::endian::native == std::endian::little,
               "safetensors are little-endian; a big-endian machine would need swaps");
@@ -131,12 +132,45 @@ Entry parse_entry(const std::filesystem::path& path, const std::string& name, co
   return entry;
 }
 
+/// A new file whose hash is known when it is written: each piece is hashed while it is in the cache, and the device
+/// gets to work on it at once.
+class HashedFile {
+ public:
+  explicit HashedFile(const std::filesystem::path& path) : file_(data::File::create(path)) {}
+
+  void write(std::span<const std::byte> bytes) {
+    while (!bytes.empty()) {
+      const auto piece = bytes.first(std::min(bytes.size(), kPieceBytes));
+      hash_.update(piece);
+      file_.write_all(piece);
+      bytes_ += piece.size();
+      if (bytes_ - begun_ >= kPieceBytes) {
+        file_.start_writeback(begun_, bytes_ - begun_);
+        begun_ = bytes_;
+      }
+      bytes = bytes.subspan(piece.size());
+    }
+  }
+  WrittenFile finish() {
+    file_.sync();
+    file_.close();
+    return {bytes_, hash_.hex()};
+  }
+
+ private:
+  static constexpr std::size_t kPieceBytes = std::size_t{4} << 20;
+
+  data::File file_;
+  data::Sha256 hash_;
+  std::uint64_t bytes_ = 0, begun_ = 0;  // written; of those, on their way to the device
+};
+
 }  // namespace
 
 std::size_t size_of(ElementType type) { return row_of(type).bytes; }
 
-void write_safetensors(const std::filesystem::path& path, std::span<const NamedTensorView> tensors,
-                       std::map<std::string, std::string> metadata) {
+WrittenFile write_safetensors(const std::filesystem::path& path, std::span<const NamedTensorView> tensors,
+                              std::map<std::string, std::string> metadata) {
   metadata.emplace("format", "pt");
   nlohmann::ordered_json header;
   header[std::string(kMetadata)] = metadata;
@@ -158,14 +192,11 @@ void write_safetensors(const std::filesystem::path& path, std::span<const NamedT
   text.append((kLengthBytes - text.size() % kLengthBytes) % kLengthBytes, ' ');
   const std::uint64_t length = text.size();
 
-  data::File file = data::File::create(path);
-  file.write_all(std::as_bytes(std::span(&length, 1)));
-  file.write_all(std::as_bytes(std::span(text)));
-  for (const NamedTensorView& tensor : tensors) {
-    file.write_all(tensor.tensor.bytes);
-  }
-  file.sync();
-  file.close();
+  HashedFile file(path);
+  file.write(std::as_bytes(std::span(&length, 1)));
+  file.write(std::as_bytes(std::span(text)));
+  for (const NamedTensorView& tensor : tensors) file.write(tensor.tensor.bytes);
+  return file.finish();
 }
 
 SafetensorsFile SafetensorsFile::read(const std::filesystem::path& path) {

@@ -30,6 +30,14 @@ struct NamedTensorView {
   TensorView tensor;
 };
 
+/// What a written file is.
+struct WrittenFile {
+  std::uint64_t bytes = 0;
+  std::string sha256;
+
+  bool operator==(const WrittenFile&) const = default;
+};
+
 /// Writes a new file, in the order given, and syncs it. The header is padded to 8 bytes, so that float32 and int64 data
 /// are aligned.
 /// @param metadata  becomes "__metadata__"; {"format": "pt"} is added when absent, without which some readers refuse
@@ -37,8 +45,8 @@ struct NamedTensorView {
 /// @throws std::invalid_argument when a name repeats or bytes do not match the shape; data::DataError when the file
 /// exists or cannot be
 ///         written
-void write_safetensors(const std::filesystem::path& path, std::span<const NamedTensorView> tensors,
-                       std::map<std::string, std::string> metadata = {});
+WrittenFile write_safetensors(const std::filesystem::path& path, std::span<const NamedTensorView> tensors,
+                              std::map<std::string, std::string> metadata = {});
 
 /// A file read whole and checked completely before anything is handed out: header within bounds, valid UTF-8, no
 /// repeated key, known types, sizes that match shapes without overflow, data that cover the rest of the file without

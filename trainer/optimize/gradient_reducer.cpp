@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <stdexcept>
 
 #include "data/sha256.hpp"
@@ -63,6 +64,8 @@ void GradientReducer::backward(const at::Tensor& loss, std::size_t slice, std::s
   for (const auto& buckets : buckets_of_range_)
     for (const std::size_t b : buckets) ++missing_[b];
   next_bucket_ = 0;
+  bucket_sums_.assign(missing_.size(), {});
+  non_finite_.clear();
   loss.backward();
 
   const auto unreached = std::find(arrived_.begin(), arrived_.end(), false);
@@ -105,7 +108,37 @@ void GradientReducer::add_in_tree(std::size_t range, const at::Tensor& fresh) {
 }
 
 void GradientReducer::launch_full_buckets() {
-  for (; next_bucket_ < missing_.size() && missing_[next_bucket_] == 0; ++next_bucket_) exchange_.send(next_bucket_);
+  for (; next_bucket_ < missing_.size() && missing_[next_bucket_] == 0; ++next_bucket_) {
+    look_at(next_bucket_);
+    exchange_.send(next_bucket_);
+  }
+}
+
+void GradientReducer::look_at(std::size_t bucket) {
+  const at::NoGradGuard no_grad;
+  const Bucket& range = arena_.plan().buckets()[bucket];
+  bucket_sums_[bucket] = arena_.gradients().narrow(0, range.offset, range.count).sum();
+  // The host may look where that costs no wait; the parameters are told apart now or never.
+  if (!bucket_sums_[bucket].is_cpu() || std::isfinite(bucket_sums_[bucket].item<float>()) || !non_finite_.empty())
+    return;
+  for (std::size_t r = 0; r < gradient_views_.size(); ++r) {
+    const auto& of_range = buckets_of_range_[r];
+    if (std::find(of_range.begin(), of_range.end(), bucket) == of_range.end()) continue;
+    if (gradient_views_[r].isfinite().all().item<bool>()) continue;
+    non_finite_ = arena_.layout().ranges()[r].name;
+    return;
+  }
+}
+
+std::string GradientReducer::non_finite_gradient() const {
+  if (!non_finite_.empty()) return non_finite_;
+  for (std::size_t b = 0; b < bucket_sums_.size(); ++b) {
+    if (!bucket_sums_[b].defined() || std::isfinite(bucket_sums_[b].item<float>())) continue;
+    for (std::size_t r = 0; r < buckets_of_range_.size(); ++r)
+      if (std::find(buckets_of_range_[r].begin(), buckets_of_range_[r].end(), b) != buckets_of_range_[r].end())
+        return arena_.layout().ranges()[r].name + " or one near it";
+  }
+  return "";
 }
 
 void GradientReducer::finish() {

@@ -50,6 +50,10 @@ class GradientReducer {
   /// @throws comm::CommError
   void finish();
 
+  /// Where this rank's own gradient of the last step, before the reduction, was not finite: the name of the first
+  /// parameter found, or on a GPU of the bucket's; empty: it was finite.
+  std::string non_finite_gradient() const;
+
   /// SHA-256 of layout and plan.
   const std::string& layout_hash() const { return layout_hash_; }
 
@@ -59,6 +63,8 @@ class GradientReducer {
   /// Moves the gradient of slice_ into the tree of the slices before it; the last one completes the arena's.
   void add_in_tree(std::size_t range, const at::Tensor& fresh);
   void launch_full_buckets();
+  /// Looks at the gradient of a bucket that is about to be summed with those of other ranks.
+  void look_at(std::size_t bucket);
 
   ParameterArena& arena_;
   Reduction reduction_;
@@ -75,6 +81,8 @@ class GradientReducer {
   std::vector<std::size_t> missing_;  // per bucket: parameters in it whose gradient has not arrived in this slice
   std::vector<bool> arrived_;         // per range
   std::size_t next_bucket_ = 0;
+  std::vector<at::Tensor> bucket_sums_;  // of the own gradient: not finite where an element is not
+  std::string non_finite_;               // the first parameter found so, on the CPU
 
   std::vector<at::Tensor> partial_sums_;  // flat, one for each level of the tree below its root; reproducible only
 };

@@ -30,6 +30,7 @@ class ParameterArena {
 
   const ParameterLayout& layout() const { return layout_; }
   const ShardPlan& plan() const { return plan_; }
+  at::Device device() const { return weights_.device(); }
   at::Tensor& weights() { return weights_; }
   at::Tensor& gradients() { return gradients_; }
   const at::Tensor& gradients() const { return gradients_; }

@@ -25,6 +25,10 @@ class ShardGather {
   void send_weights(std::size_t segment);
   /// Waits until the weights of all segments sent are whole. @throws comm::CommError
   void finish();
+  /// Copies elements [begin, end) of a whole buffer, wherever they live. Every rank asks for what it likes.
+  /// @param into [end - begin], on any device
+  /// @throws comm::CommError
+  void collect(const PersistentBuffer& buffer, std::int64_t begin, std::int64_t end, const at::Tensor& into) const;
   /// The whole of a buffer: [plan().size()]. Of a sharded one it is new memory, the caller's to drop.
   /// @param deadline ranks wait for whoever is still busy with the last one
   /// @throws comm::CommError

@@ -1,10 +1,11 @@
 #include "trainer/telemetry/metrics_log.hpp"
 
+#include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <nlohmann/json.hpp>
-#include <string>
+#include <span>
 
 #include "data/data_error.hpp"
 
@@ -32,14 +33,17 @@ MetricsLog::MetricsLog(const std::filesystem::path& path, std::uint64_t bytes)
 }
 
 void MetricsLog::write(const nlohmann::json& row) {
-  const std::string line = row.dump() + "\n";
-  file_.pwrite_all(std::as_bytes(std::span(line)), bytes_);
-  bytes_ += line.size();
+  const bool was_stuck = !pending_.empty();
+  pending_ += row.dump() + "\n";
+  try {
+    file_.pwrite_all(std::as_bytes(std::span(pending_)), bytes_);
+    bytes_ += pending_.size();
+    pending_.clear();
+  } catch (const data::DataError& error) {
+    if (!was_stuck) spdlog::warn("{}; training goes on, and the rows are written later", error.what());
+  }
 }
 
-std::uint64_t MetricsLog::sync() {
-  file_.sync();
-  return bytes_;
-}
+void MetricsLog::sync() { file_.sync(); }
 
 }  // namespace perrin::trainer

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <nlohmann/json_fwd.hpp>
+#include <string>
 
 #include "data/file.hpp"
 
@@ -16,14 +17,18 @@ class MetricsLog {
   /// @throws data::DataError if the file is shorter than `bytes`
   MetricsLog(const std::filesystem::path& path, std::uint64_t bytes);
 
-  /// Appends one object; a non-finite number becomes null, since JSON has no NaN.
+  /// Appends one object; a non-finite number becomes null, since JSON has no NaN. What cannot be written now, for want
+  /// of space say, is kept and written with a later row; the first time it says so in the log.
   void write(const nlohmann::json& row);
-  /// Puts what was written on the device. @return the length of the file, for the checkpoint
-  std::uint64_t sync();
+  /// Length of the file, for the checkpoint.
+  std::uint64_t bytes() const { return bytes_; }
+  /// Puts what was written on the device; any thread may call it. @throws data::DataError
+  void sync();
 
  private:
   data::File file_;
   std::uint64_t bytes_;
+  std::string pending_;  // not yet written
 };
 
 }  // namespace perrin::trainer

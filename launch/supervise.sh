@@ -131,10 +131,8 @@ finished() {
   read -r _ step 2>/dev/null <"$run/COMPLETED" && ((step >= steps))
 }
 
-newest_checkpoint() {
-  [[ -d "$run/checkpoints" ]] || return 0
-  find "$run/checkpoints" -mindepth 2 -maxdepth 2 -regex '.*/step-[0-9]+[^.]*/manifest.json' -printf '%h\n' | sort | tail -n 1
-}
+# The name of the newest one, as the last start has left it.
+newest_checkpoint() { [[ ! -e "$run/checkpoints/latest" ]] || head -n 1 "$run/checkpoints/latest"; }
 
 # end STATUS: the last word. In a job that may be requeued, one that can go on elsewhere or later goes back into the queue.
 end() {
@@ -143,19 +141,20 @@ end() {
   newest=$(newest_checkpoint)
   # Kept with the run, since every start of a job is a new process.
   { read -r count since <"$run/requeues"; } 2>/dev/null || true
-  [[ "$since" == "${newest##*/}" ]] || count=0
+  [[ "$since" == "$newest" ]] || count=0
   if ((count >= requeues)); then
     say "$count requeues without a new checkpoint: the job ends here. What stands against the run is said above; then: sbatch again"
     rm -f "$run/requeues"
     exit "$1"
   fi
-  echo "$((count + 1)) ${newest##*/}" >"$run/requeues"
+  echo "$((count + 1)) $newest" >"$run/requeues"
   say "back into the queue (${newest:-no checkpoint yet}; $((count + 1)) of $requeues without a new one)"
   scontrol requeue "$SLURM_JOB_ID" || exit "$1"
   exit "$kUnfinished"
 }
 
-attempt=0
+attempt=0  # restarts in a row without a new checkpoint
+export PERRIN_RESTART_COUNT=0
 while true; do
   before=$(newest_checkpoint)
   status=0
@@ -167,12 +166,13 @@ while true; do
   case "${stop_status:-$status}" in
     130 | 143) [[ -z "$stop_status" ]] || exit "$stop_status" ;;
     "$kUnfinished") end "$kUnfinished" ;;
-    # The command, the configuration, the data, the checkpoints, the run itself: a restart would find them as they are.
-    2 | 64 | 65 | 66 | 73 | 78 | 126 | 127) exit "$status" ;;
+    # The command, the configuration, data, checkpoints, folders, numbers, a start that took over: a restart would find them as they are.
+    2 | 64 | 65 | 66 | 76 | 77 | 78 | 126 | 127) exit "$status" ;;
+    # A folder that is in use may still be so by ranks of the start that this one replaces, on a node that nobody reaches.
+    73) ((PERRIN_RESTART_COUNT + ${SLURM_RESTART_COUNT:-0} > 0)) || exit "$status" ;;
     0) status=$kTemporary ;;
+    *) "$perrin" inspect "$run" >&2 || true ;;  # the ranks' flight records, merged, name the rank that was lost and the operation
   esac
-  # The ranks' flight records, merged, name the rank that was lost and the operation.
-  "$perrin" inspect "$run" >&2 || true
   [[ "$(newest_checkpoint)" == "$before" ]] || attempt=0
   if ((attempt >= restarts)); then
     say "no restart helped (status $status)"
@@ -180,6 +180,7 @@ while true; do
   fi
   seconds=${kWaits[attempt < ${#kWaits[@]} ? attempt : -1]}
   attempt=$((attempt + 1))
+  PERRIN_RESTART_COUNT=$((PERRIN_RESTART_COUNT + 1))  # perrin then waits for ranks of the last start that still hold the run
   say "the ranks ended with status $status; restart $attempt of $restarts in $seconds s"
   await sleep "$seconds" || true
 done

@@ -4,14 +4,18 @@
 set -euo pipefail
 
 if (($# < 2)) || [[ ! "$1" =~ ^[1-9][0-9]*$ ]]; then
-  echo "usage: slurm/chain.sh JOBS CONFIG [--key=value ...]     options of sbatch: in SBATCH_* variables, or edit slurm/train.sbatch" >&2
-  echo "Example: SBATCH_TIMELIMIT=8:00:00 slurm/chain.sh 5 configs/ddpm-cifar10.toml" >&2
+  echo "usage: slurm/chain.sh JOBS [--option-of-sbatch=value ...] CONFIG [--section.key=value ...]" >&2
+  echo "Example: slurm/chain.sh 5 --nodes=4 --time=8:00:00 configs/ddpm-cifar10.toml" >&2
   exit 64
 fi
 jobs=$1
 shift
-name="perrin-$(basename "$1" .toml)"
+options=()
+while [[ "${1:-}" == -* ]]; do
+  options+=("$1")
+  shift
+done
 # singleton: at most one job of this name and user runs at a time.
 for ((i = 0; i < jobs; i++)); do
-  sbatch --job-name="$name" --dependency=singleton --no-requeue slurm/train.sbatch "$@"
+  sbatch --job-name="perrin-$(basename "$1" .toml)" --dependency=singleton --no-requeue "${options[@]}" slurm/train.sbatch "$@"
 done

@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import re
 import signal
 import subprocess
 import time
@@ -113,8 +112,9 @@ class Cluster:
         return self.testbed("on", machine, *command)
 
     def small(self):
-        """The small file system that all machines see, by its path on the host (they have it at the path without the prefix)."""
-        return pathlib.Path(f"/proc/{self._pid('ctl')}/root{self._state}/small")
+        """The small file system: its path on the machines, and the one by which the host sees it."""
+        there = pathlib.Path(self._state) / "small"
+        return there, pathlib.Path(f"/proc/{self._pid('ctl')}/root{there}")
 
     def submit(self, log, *arguments, **environment):
         text = self.run("sbatch", "--parsable", f"--output={log}", *arguments, **environment)
@@ -155,6 +155,13 @@ class Cluster:
         """Plugs the network of a node in ("up") or out ("down")."""
         self.on("ctl", "ip", "link", "set", node, state)
 
+    def configure(self, name, value):
+        """Changes a line of slurm.conf on the running cluster."""
+        path = pathlib.Path(self._state) / "slurm.conf"
+        lines = [f"{name}={value}" if line.startswith(f"{name}=") else line for line in path.read_text().splitlines()]
+        path.write_text("\n".join(lines) + "\n")
+        self.run("scontrol", "reconfigure")
+
     def clear(self):
         """Ends what a failed scenario has left: jobs, and processes that no job owns any more; daemons run again."""
         for node in ("n1", "n2"):
@@ -175,8 +182,3 @@ class Cluster:
         except AssertionError:
             left = ", ".join(f"{p.program} {p.pid}" for p in self.processes())
             raise AssertionError(f"orphans {seconds} s after the job: {left}") from None
-
-
-def parse_time_of(log, pattern):
-    """Every integer that a pattern with one group finds in a log."""
-    return [int(match) for match in re.findall(pattern, log)]

@@ -1,9 +1,7 @@
 """What a scenario is, and what every one of them checks."""
 
 import dataclasses
-import pathlib
 import re
-import shutil
 from collections.abc import Callable
 
 from cluster import wait_for
@@ -104,12 +102,6 @@ def undisturbed(folder, datasets):
         return results[steps]
 
     return expected
-
-
-def copy_run(source, target):
-    """A run folder again, to be damaged in another way."""
-    shutil.copytree(source, target)
-    return pathlib.Path(target)
 
 
 def wait_log(job, pattern, seconds=60):

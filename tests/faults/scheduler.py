@@ -1,11 +1,11 @@
 """What the scheduler does to a job: cancel, requeue, time limit, preemption, and its own daemons that die."""
 
-import pathlib
-import subprocess
+import re
 import time
 
-from cluster import SOURCE, wait_for
+from cluster import Job, wait_for
 from scenario import last_lines, resumed, scenario
+from training import STEPS
 
 
 @scenario("1-scancel", "a cancelled job is gone at once and stays gone; submitted again, it goes on", quick=True)
@@ -51,38 +51,49 @@ def requeue(bed):
     return resumed(job, step, training)
 
 
-def stopped_in_order(bed, training, job, at_step):
-    """A job that was told by USR1 puts itself back into the queue, having lost nothing."""
+ENDLESS = 1_000_000
+
+
+def stopped_in_order(bed, training, job, at_step, steps=STEPS):
+    """A job that was told by USR1 puts itself back into the queue, having lost nothing.
+
+    Its run has no end until the signal came, so that it cannot be over before; the next start has `steps`.
+    """
+    training.set(train__steps=steps)
     wait_for("requeue", lambda: job.restarts == 1, 60, 0.5)
     assert "USR1: the ranks finish their step" in job.log(), last_lines(job.log())
     bed.finish(training, job)
     return resumed(job, at_step, training, warned=True)
 
 
-@scenario("3-time-limit", "USR1 ahead of the time limit: checkpoint, requeue, on to the end without a lost step")
+@scenario("3-time-limit", "USR1 ahead of the time limit: checkpoint, requeue, and on without a lost step")
 def time_limit(bed):
-    # Slurm counts in minutes, and USR1 came up to a minute early: a run that is longer than that, told 90 s before 2 minutes.
-    training = bed.training(train__steps=6000, checkpoint__every=1000)
+    training = bed.training(train__steps=ENDLESS, checkpoint__every=200)
+    # Slurm counts in minutes; USR1 comes 90 s before the end, and up to a minute earlier.
     job = bed.submit(training, "--time=2", "--signal=B:USR1@90")
-    wait_for("USR1", lambda: "USR1: the ranks" in job.log(), 100, 0.2)
-    step = training.step()
-    # From here on only the end counts; a run of fewer steps spares the wait for one that was to be cut.
-    return stopped_in_order(bed, training, job, step)
+    wait_for("USR1", lambda: "USR1: the ranks" in job.log(), 100, 0.1)
+    return stopped_in_order(bed, training, job, training.step(), steps=4000)
 
 
-@scenario("3-chain", "a chain of singleton jobs, each ended by its time limit, finishes the run")
+@scenario("3-chain", "slurm/chain.sh: a job that must not requeue itself is followed by the next, which goes on")
 def chain(bed):
-    training = bed.training()
-    log = training.folder / "chain-%j.log"
-    # The time limit is an hour of waiting in disguise: USR1, which announces it, is sent by hand, as scenario 3 shows it coming.
-    environment = {"SBATCH_OUTPUT": str(log), "SBATCH_TIMELIMIT": "10", "PERRIN_RANKS": "4"}
-    text = bed.cluster.run("env", *[f"{name}={value}" for name, value in environment.items()], "slurm/chain.sh", 2, training.config)
-    return text
+    training = bed.training(train__steps=ENDLESS)
+    log = str(training.folder / "chain-%j.log")
+    text = bed.cluster.run("slurm/chain.sh", 2, "--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=1", "--time=10", f"--output={log}", training.config)
+    first, second = (Job(bed.cluster, number, log.replace("%j", number)) for number in re.findall(r"job (\d+)", text))
+    training.reach(60)
+    step = training.step()
+    training.set(train__steps=STEPS)
+    bed.cluster.run("scancel", "--batch", "--signal=USR1", first.number)  # as the time limit does
+    first.wait_end(40)
+    assert first.exit_code == "85:0", first.exit_code
+    bed.finish(training, second)
+    return resumed(second, step, training, warned=True)
 
 
 @scenario("4-preempt-with-signal", "a preempted job makes a checkpoint within the grace time and comes back", quick=True)
 def preempt_with_signal(bed):
-    training = bed.training()
+    training = bed.training(train__steps=ENDLESS)
     job = bed.submit(training)
     training.reach(60)
     step = training.step()
@@ -131,7 +142,11 @@ def restart_controller(bed):
 
 @scenario("22-requeue-loop", "a run that can never make a checkpoint stops after its requeues, and says why")
 def requeue_loop(bed):
-    training = bed.training()
-    poison = training.folder / "poison.sh"
-    poison.write_text("#!/bin/sh\nkill -KILL $$\n")
-    return str(pathlib.Path(poison)) + str(subprocess) + str(SOURCE)
+    # Every collective misses its deadline: a fault that no restart mends, though it looks like one.
+    training = bed.training(distributed__timeout_seconds=0.001)
+    job = bed.submit(training, environment={"PERRIN_RESTARTS": "1", "PERRIN_REQUEUES": "2"})
+    job.wait_end(150)
+    bed.cluster.idle()
+    assert (job.state, job.restarts) == ("FAILED", 2), f"{job.state} after {job.restarts} restarts"
+    assert "2 requeues without a new checkpoint: the job ends here" in job.log(), last_lines(job.log())
+    return f"exit {job.exit_code}, {job.log().count('restart 1 of 1')} restarts inside"

@@ -69,29 +69,40 @@ def make_datasets(folder):
 class Training:
     """One run: a folder with its configuration, its own copy of the datasets, and the run folder."""
 
-    def __init__(self, folder, datasets, run=None, **changes):
+    def __init__(self, folder, datasets, run=None, seen=None, **changes):
+        """run: the run folder as the nodes see it, seen: as the host does (default: both in folder)."""
         self.folder = folder
         folder.mkdir(parents=True)
         self.data = folder / "data"
         shutil.copytree(datasets, self.data)
-        self.run = run or folder / "run"
-        values = {**VALUES, "run.directory": str(self.run), "data.train": str(self.data / "train"), "data.heldout": str(self.data / "heldout")}
-        values.update({name.replace("__", "."): value for name, value in changes.items()})
-        self.steps = values["train.steps"]
-        self.every = values["checkpoint.every"]
+        run = run or folder / "run"
+        self.run = seen or run
+        self.config = folder / "training.toml"
+        self._values = {**VALUES, "run.directory": str(run), "data.train": str(self.data / "train"), "data.heldout": str(self.data / "heldout")}
+        self.set(**changes)
+
+    def set(self, **changes):
+        """Keys that the next start will have: set(train__steps=240)."""
+        self._values.update({name.replace("__", "."): value for name, value in changes.items()})
+        self.steps = self._values["train.steps"]
+        self.every = self._values["checkpoint.every"]
         sections = {}
-        for key, value in values.items():
+        for key, value in self._values.items():
             section, leaf = key.split(".")
             sections.setdefault(section, []).append(f"{leaf} = {json.dumps(value)}")
-        self.config = folder / "training.toml"
         self.config.write_text("\n\n".join(f"[{section}]\n" + "\n".join(lines) for section, lines in sections.items()) + "\n")
 
     def checkpoints(self):
-        """Steps of the whole checkpoints."""
-        return sorted(int(path.parent.name[5:13]) for path in self.run.glob("checkpoints/step-*/manifest.json") if "." not in path.parent.name)
+        """The whole checkpoints, by step; of a step that was made twice the newest."""
+        found = {}
+        for path in sorted(self.run.glob("checkpoints/step-*/manifest.json"), key=lambda path: path.parent.name[-4:]):
+            match = re.fullmatch(r"step-(\d+)-i\d+", path.parent.name)
+            if match:
+                found[int(match.group(1))] = path.parent
+        return found
 
     def checkpoint(self, step):
-        return next(path for path in self.run.glob(f"checkpoints/step-{step:08}*") if "." not in path.name)
+        return self.checkpoints()[step]
 
     def rows(self, kind="train"):
         """(step, loss) of every whole line of metrics.jsonl."""

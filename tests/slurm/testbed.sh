@@ -151,16 +151,20 @@ connect() {
 
 daemon_runs() { enter "$1" pgrep -x "$2" >/dev/null; }
 
+# start_daemon MACHINE PROGRAM [ARGUMENT...]: unless it runs. It keeps no file of the caller's open, who may wait for their end.
+start_daemon() {
+  local machine=$1
+  shift
+  daemon_runs "$machine" "$1" || enter "$machine" "$@" </dev/null >>"$state/$machine.log" 2>&1 {perrin_terminal}>&-
+}
+
 start_daemons() {
-  daemon_runs ctl munged || {
-    rm -f "$state"/munge.socket*
-    enter ctl munged --force --key-file "$state/munge.key" --socket "$state/munge.socket" --pid-file "$state/munged.pid" \
-      --log-file "$state/munged.log" --seed-file "$state/munge.seed" 2>>"$state/ctl.log"
-  }
+  start_daemon ctl munged --force --key-file "$state/munge.key" --socket "$state/munge.socket" --pid-file "$state/munged.pid" \
+    --log-file "$state/munged.log" --seed-file "$state/munge.seed"
   within "munge" enter ctl munge --socket "$state/munge.socket" --no-input
-  daemon_runs ctl slurmctld || enter ctl slurmctld
+  start_daemon ctl slurmctld
   local node
-  for node in n1 n2; do daemon_runs "$node" slurmd || enter "$node" slurmd -N "$node"; done
+  for node in n1 n2; do start_daemon "$node" slurmd -N "$node"; done
 }
 
 nodes_are_up() {

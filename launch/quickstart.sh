@@ -108,8 +108,8 @@ if ((status != 0 && status != kUnfinished)); then
   ((status == 69 || status == 75 || status > 128)) && "$perrin" inspect "$kRun" >&2
   exit 1
 fi
-checkpoint=$(find "$kRun/checkpoints" -mindepth 2 -maxdepth 2 -regex '.*/step-[0-9]+/manifest.json' -printf '%h\n' | sort | tail -n 1)
-[[ -n "$checkpoint" ]] || fail "the training left no checkpoint in $kRun/checkpoints; its log is in $kRun/logs"
+checkpoint="$kRun/checkpoints/$(cat "$kRun/checkpoints/latest" 2>/dev/null || true)"
+[[ -e "$checkpoint/manifest.json" ]] || fail "the training left no checkpoint in $kRun/checkpoints; its log is in $kRun/logs"
 trained=${checkpoint##*/}
 
 # --- What the checkpoint gives ---------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ void handle(int signal, void (*handler)(int), int flags) {
 
 void note_signals(bool launched) {
   handle(SIGUSR1, on_orderly, 0);
+  handle(SIGXFSZ, SIG_IGN, 0);  // a limit of file sizes (ulimit -f) is an error like a full disk
   handle(SIGTERM, launched ? on_soon : on_orderly, 0);
   if (launched)
     handle(SIGINT, on_soon, 0);

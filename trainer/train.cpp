@@ -114,18 +114,21 @@ TrainOutcome train(const Config& config, const std::string& resolved_config, com
       leave_out_stretch(config, *diverged, state.progress);
       incarnation.advance(world.control());
     }
-    const bool finished = state.progress.step >= config.train.steps;
+    if (state.progress.step >= config.train.steps)
+      return {StopReason::finished, state.progress.step, resumed->checkpoint};
     std::optional<MetricsLog> metrics;
     if (world.is_root()) {
-      if (!finished) std::filesystem::remove(paths.completed());
+      std::filesystem::remove(paths.completed());
       discard_snapshots_after(paths.snapshots(), state.progress.step);
       data::write_file_durably(paths.config(), std::string_view(resolved_config));
       metrics.emplace(paths.metrics(), resumed ? resumed->metrics_bytes : 0);
-      spdlog::info("{} parameters, {} training images, global batch {} over {} rank{} on {}",
-                   state.arena.layout().numel(), train_set.size(), config.train.batch_size, world.size(),
-                   world.size() == 1 ? "" : "s", device.str());
+      if (!diverged)
+        spdlog::info("{} parameters, {} training images, global batch {} over {} rank{} on {}",
+                     state.arena.layout().numel(), train_set.size(), config.train.batch_size, world.size(),
+                     world.size() == 1 ? "" : "s", device.str());
       warn_of_other_bits(config, origin.machine, resumed ? resumed->machine : "");
-      if (resumed) spdlog::info("going on from {} (step {})", resumed->checkpoint.string(), state.progress.step);
+      if (resumed && !diverged)
+        spdlog::info("going on from {} (step {})", resumed->checkpoint.string(), state.progress.step);
       if (diverged) {
         spdlog::warn("back from step {} to step {}; the images since are left out (return {} of {})", diverged->step,
                      state.progress.step, state.progress.rollbacks, config.recovery.most_rollbacks);
@@ -138,30 +141,24 @@ TrainOutcome train(const Config& config, const std::string& resolved_config, com
     if (options.trace && options.trace->first <= state.progress.step)
       throw RunError(fmt::format("no timeline of step {}: the run is at step {} already; name later steps",
                                  options.trace->first, state.progress.step));
-    TrainOutcome outcome{StopReason::finished, state.progress.step, resumed ? resumed->checkpoint : ""};
-    if (!finished) {
-      TrainingLoop loop({.config = config,
-                         .origin = origin,
-                         .world = world,
-                         .train = train_set,
-                         .heldout = heldout ? &*heldout : nullptr,
-                         .device = device,
-                         .compute_stream = compute_stream(device),
-                         .options = options,
-                         .incarnation = incarnation,
-                         .resumed_from = outcome.checkpoint},
-                        state, std::move(metrics));
-      if (diverged) loop.checkpoint_now();  // or a death now would go on from the branch that was left
-      const auto ended = loop.run();
-      if (!ended) {
-        diverged = state.progress;
-        continue;
-      }
-      outcome = *ended;
+    TrainingLoop loop({.config = config,
+                       .origin = origin,
+                       .world = world,
+                       .train = train_set,
+                       .heldout = heldout ? &*heldout : nullptr,
+                       .device = device,
+                       .compute_stream = compute_stream(device),
+                       .options = options,
+                       .incarnation = incarnation,
+                       .resumed_from = resumed ? resumed->checkpoint : ""},
+                      state, std::move(metrics));
+    if (diverged) loop.checkpoint_now();  // or a death now would go on from the branch that was left
+    if (const auto outcome = loop.run()) {
+      if (world.is_root() && outcome->reason == StopReason::finished)
+        data::write_file_durably(paths.completed(), std::string_view(fmt::format("step {}\n", outcome->step)));
+      return *outcome;
     }
-    if (world.is_root() && outcome.reason == StopReason::finished)
-      data::write_file_durably(paths.completed(), std::string_view(fmt::format("step {}\n", outcome.step)));
-    return outcome;
+    diverged = state.progress;
   }
 }
 

@@ -260,11 +260,12 @@ void TrainingLoop::accept(const StepLosses& losses) {
 void TrainingLoop::skip(double loss, double own_loss) {
   ++skipped_in_a_row_;
   diverged_ = skipped_in_a_row_ >= in_.config.recovery.most_skipped;
-  const std::string gradient = reducer_.non_finite_gradient();
-  const std::vector<std::string> faults =
-      gather_texts(in_.world.control(), !gradient.empty()          ? fmt::format("the gradient of {}", gradient)
-                                        : !std::isfinite(own_loss) ? std::string("the loss of its images")
-                                                                   : std::string());
+  std::string fault;  // what this rank itself has done wrong
+  if (!std::isfinite(own_loss))
+    fault = "the loss of its images";
+  else if (const std::string parameter = reducer_.non_finite_gradient(); !parameter.empty())
+    fault = "the gradient of " + parameter;
+  const std::vector<std::string> faults = gather_texts(in_.world.control(), fault);
   if (!in_.world.is_root()) return;
   std::string where;
   for (std::size_t r = 0; r < faults.size(); ++r)

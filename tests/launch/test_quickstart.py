@@ -23,7 +23,7 @@ case "$1" in
   prepare) while [ "$1" != --output ]; do shift; done; mkdir -p "$2"; touch "$2/manifest.json" ;;
   train) mkdir -p runs/quickstart/checkpoints/step-00000900
          eval "${ON_TRAIN:-}"
-         touch runs/quickstart/checkpoints/step-00000900/manifest.json; exit "${TRAIN_STATUS:-0}" ;;
+         touch runs/quickstart/checkpoints/step-00000900/manifest.json; echo step-00000900 >runs/quickstart/checkpoints/latest; exit "${TRAIN_STATUS:-0}" ;;
   evaluate) echo "held-out loss 0.05" ;;
   sample) touch "$6" ;;
   export) mkdir -p "$4" ;;

@@ -3,6 +3,7 @@
 import gzip
 import json
 import pathlib
+import re
 import struct
 
 import numpy as np
@@ -87,7 +88,19 @@ def write_config(datasets, tmp_path):
 
 
 def checkpoint(run, step):
-    return run / "checkpoints" / f"step-{step:08}"
+    """The folder of a step's checkpoint, of the newest incarnation that made one."""
+    found = sorted((run / "checkpoints").glob(f"step-{step:08}-i[0-9]*[0-9]"))
+    assert found, f"no checkpoint of step {step} in {run}: {sorted(path.name for path in (run / 'checkpoints').iterdir())}"
+    return found[-1]
+
+
+def buffers(folder):
+    """{"weights": {parameter: array}, ...} of a checkpoint, whatever number of ranks wrote it."""
+    found = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        name = re.sub(r"-\d{5}-of-\d{5}$", "", file.stem)
+        found.setdefault(name, {}).update(load_file(file))
+    return found
 
 
 def inspect(perrin, path):
@@ -96,11 +109,8 @@ def inspect(perrin, path):
 
 def state(run, step):
     """Every buffer of a checkpoint as one vector each: {"weights": [n], "ema-0": [n], ...}."""
-    buffers = {}
-    for file in sorted(checkpoint(run, step).glob("*.safetensors")):
-        tensors = load_file(file)
-        buffers[file.stem] = np.concatenate([tensors[name].ravel().astype(np.float64) for name in sorted(tensors)])
-    return buffers
+    return {name: np.concatenate([tensors[parameter].ravel().astype(np.float64) for parameter in sorted(tensors)])
+            for name, tensors in buffers(checkpoint(run, step)).items()}
 
 
 def rows(run, kind="train"):

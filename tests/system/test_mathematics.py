@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from small_world import losses, relative_distance, rows, state
+from small_world import checkpoint, losses, relative_distance, rows, state
 
 TOLERANCE = 1e-5  # relative L2 norm, fp32
 
@@ -41,7 +41,7 @@ def test_one_two_and_three_ranks_agree(perrin, write_config, kind):
         assert_same_training(found[0], other)
     assert ("vlb_estimate" in found[0][2][0]) == (kind != "edm-heun")
     if kind == "hybrid-importance":  # long enough that its losses have replaced the uniform start
-        history = load_file(run / "checkpoints/step-00000020/loss_history.safetensors")
+        history = load_file(checkpoint(run, 20) / "loss_history.safetensors")
         assert (history["counts"] == 10).all()
 
 

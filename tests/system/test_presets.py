@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 from made_datasets import noise_images, write_dataset
+from small_world import checkpoint
 
 # Image shape, classes, parameters (published, or counted from the published network), and the small widths that keep every feature.
 PRESETS = {
@@ -62,7 +63,7 @@ def test_two_steps_of_the_small_recipe(perrin, preset):
            "--train.steps=2", "--train.batch_size=2", "--train.log_every=1", "--sample.rows=1", "--sample.columns=2", "--sample.steps=3",
            "--evaluate.batch_size=2", "--distributed.device=cpu", timeout=240)
     run = preset["run"]
-    assert (run / "checkpoints/step-00000002/manifest.json").exists()
+    assert (checkpoint(run, 2) / "manifest.json").exists()
     rows = (run / "metrics.jsonl").read_text()
     assert rows.count('"kind":"train"') == 2 and rows.count('"kind":"heldout"') == 1
     assert '"loss":null' not in rows and '"skipped":0' in rows

@@ -32,8 +32,8 @@ def test_one_two_and_four_ranks_give_the_same_bits(perrin, write_config, referen
 
 def test_four_ranks_killed_then_two_killed_then_one_give_the_same_bits(perrin, mpirun, program_environment, write_config, reference):
     config, run = write_config("elastic", **CHANGES)
-    kill_when_published(mpirun(4, "train", config), program_environment(), checkpoint(run, 15))
-    kill_when_published(mpirun(2, "train", config), program_environment(), checkpoint(run, 30))
+    kill_when_published(mpirun(4, "train", config), program_environment(), run, 15)
+    kill_when_published(mpirun(2, "train", config), program_environment(), run, 30)
     perrin("train", config, timeout=120)
     assert hashes(perrin, run) == reference
 

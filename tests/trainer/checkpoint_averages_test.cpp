@@ -11,6 +11,9 @@
 #include "tests/trainer/temporary_folder.hpp"
 #include "trainer/checkpoint/checkpoint_error.hpp"
 #include "trainer/checkpoint/checkpoint_folder.hpp"
+#include "trainer/checkpoint/checkpoint_name.hpp"
+#include "trainer/checkpoint/checkpoint_writer.hpp"
+#include "trainer/checkpoint/incarnation.hpp"
 #include "trainer/checkpoint/post_hoc.hpp"
 #include "trainer/checkpoint/stored_model.hpp"
 #include "trainer/optimize/adam_ema.hpp"
@@ -58,6 +61,9 @@ class SmallRun {
                .progress = {},
                .losses = {},
                .loss_history = LossHistory()} {
+    fs::create_directories(paths_.root());
+    const Incarnation incarnation = Incarnation::begin(paths_, alone_);
+    CheckpointWriter writer(state_, shards_, alone_, incarnation, {});
     const AdamEma adam({.lr = 3e-3, .warmup_steps = 0}, ema_, kUpdates);
     Progress& progress = state_.progress;
     while (progress.step < kUpdates) {
@@ -65,9 +71,9 @@ class SmallRun {
           at::arange(state_.arena.plan().size(), at::kFloat).mul(0.37 * static_cast<double>(progress.step)).sin());
       adam.update(state_.arena, gradient_norm(state_.arena.gradients()), progress.step++, progress.updates++);
       if (ema_.snapshot_every > 0 && progress.step % ema_.snapshot_every == 0)
-        save_snapshot(paths_.snapshots(), state_, shards_, origin_of(ema_));
+        publish(writer, &CheckpointWriter::begin_snapshot, paths_.snapshots());
     }
-    save_checkpoint(paths_.checkpoints(), state_, shards_, origin_of(ema_), 0);
+    publish(writer, &CheckpointWriter::begin_checkpoint, paths_.checkpoints());
   }
 
   const RunPaths& paths() const { return paths_; }
@@ -76,6 +82,12 @@ class SmallRun {
   }
 
  private:
+  void publish(CheckpointWriter& writer, void (CheckpointWriter::*begin)(const CheckpointWriter::Order&),
+               const fs::path& parent) {
+    (writer.*begin)({.parent = parent, .origin = origin_of(ema_), .resumed_from = ""});
+    EXPECT_TRUE(writer.finish()->published);
+  }
+
   RunPaths paths_;
   EmaConfig ema_;
   TrainingState state_;
@@ -84,6 +96,10 @@ class SmallRun {
 };
 
 const EmaConfig kTwoWidths{.decays = {0.9}, .power_sigmas = {0.05, 0.10}, .snapshot_every = 40};
+
+fs::path snapshot_path(const SmallRun& run, std::int64_t step) {
+  return checkpoint_path(run.paths().snapshots(), {.step = step});
+}
 
 TEST(Manifest, OfAProgramWithoutPowerAveragesIsReadAndWrittenAsItWas) {
   const test::TemporaryFolder folder;
@@ -110,14 +126,14 @@ TEST(Manifest, OfTheNewVersionKeepsTheWidthsAndTheWholeLossWindow) {
               testing::ElementsAre("EMA 0.9", "power EMA 0.05", "power EMA 0.1"));
 
   std::string text = to_json(manifest);
-  EXPECT_THAT(text, HasSubstr("\"format_version\": 2"));
+  EXPECT_THAT(text, HasSubstr("\"format_version\": 3"));
   text.replace(text.find("0.05"), 4, "0.06");
   write(text);
   EXPECT_THROW(read_manifest(folder.path()), DamagedCheckpoint);
   text = to_json(manifest);
-  text.replace(text.find("\"format_version\": 2"), 19, "\"format_version\": 3");
+  text.replace(text.find("\"format_version\": 3"), 19, "\"format_version\": 4");
   write(text);
-  EXPECT_THAT(refusal([&] { read_manifest(folder.path()); }), HasSubstr("reads versions 1 to 2"));
+  EXPECT_THAT(refusal([&] { read_manifest(folder.path()); }), HasSubstr("reads versions 1 to 3"));
 
   CheckpointManifest overflowed = manifest;
   overflowed.losses.bound = std::numeric_limits<double>::infinity();  // JSON has no such number
@@ -148,8 +164,8 @@ TEST(Snapshots, OfALaterTimeHaveNoPartInACheckpoint) {
   const at::Tensor before = run.weights("posthoc-0.13");
   // As a checkpoint from before them would find them: every later one is garbage.
   for (const std::int64_t step : {SmallRun::kUpdates + 40, SmallRun::kUpdates + 80}) {
-    const fs::path later = checkpoint_path(run.paths().snapshots(), step);
-    fs::copy(checkpoint_path(run.paths().snapshots(), 400), later, fs::copy_options::recursive);
+    const fs::path later = snapshot_path(run, step);
+    fs::copy(snapshot_path(run, 400), later, fs::copy_options::recursive);
     CheckpointManifest manifest = read_manifest(later, Contents::snapshot);
     manifest.progress.step = manifest.progress.updates = step;
     std::ofstream(later / CheckpointManifest::kFileName) << to_json(manifest);
@@ -160,7 +176,7 @@ TEST(Snapshots, OfALaterTimeHaveNoPartInACheckpoint) {
 TEST(Snapshots, BeyondTheStepOfAResumeGo) {
   const test::TemporaryFolder folder;
   const SmallRun run(folder.path(), {.decays = {0.9}, .power_sigmas = {0.05}, .snapshot_every = 200});
-  fs::create_directories(checkpoint_path(run.paths().snapshots(), 900).string() + ".tmp");
+  fs::create_directories(unfinished(snapshot_path(run, 900)));
   discard_snapshots_after(run.paths().snapshots(), 400);
   std::vector<std::string> left;
   for (const auto& entry : fs::directory_iterator(run.paths().snapshots()))
@@ -172,7 +188,7 @@ TEST(Snapshots, BeyondTheStepOfAResumeGo) {
 TEST(Snapshots, AreNoCheckpoints) {
   const test::TemporaryFolder folder;
   const SmallRun run(folder.path(), {.decays = {0.9}, .power_sigmas = {0.05}, .snapshot_every = 400});
-  const fs::path snapshot = checkpoint_path(run.paths().snapshots(), 400);
+  const fs::path snapshot = snapshot_path(run, 400);
   EXPECT_THAT(refusal([&] { load_model(snapshot, RawWeights{}); }), HasSubstr("is of a snapshot of averages"));
   EXPECT_EQ(verify_checkpoint(snapshot, Contents::snapshot).progress.updates, 400);
 }
@@ -180,7 +196,7 @@ TEST(Snapshots, AreNoCheckpoints) {
 TEST(Snapshots, ThatAreDamagedAreNamed) {
   const test::TemporaryFolder folder;
   const SmallRun run(folder.path(), kTwoWidths);
-  const fs::path damaged = checkpoint_path(run.paths().snapshots(), 720) / "ema-2.safetensors";
+  const fs::path damaged = snapshot_path(run, 720) / "ema-2.safetensors";
   fs::resize_file(damaged, fs::file_size(damaged) - 4);
   EXPECT_THAT(refusal([&] { run.weights("posthoc-0.13"); }),
               AllOf(HasSubstr(damaged.string()), HasSubstr("move it away")));

@@ -16,7 +16,7 @@ Runs `LAUNCHER... perrin train CONFIG.toml ...` until the run is finished, which
   --help            this text
 
 INT, TERM, USR1     stop in order: the ranks finish their step, make a checkpoint and end
-INT again           says that it is stopping; the third INT ends the ranks at once
+INT or TERM again   says that it is stopping; the third ends the ranks at once
 
 Exit status: 0 finished; 85 stopped by USR1 or by train.max_minutes, the same command goes on with the run; 130 and 143 stopped
 by INT and TERM, and never requeued; else that of the ranks (`perrin --help`), or 75 where they ended unfinished with 0.
@@ -65,7 +65,7 @@ readonly kWaits=(2 8 32)  # seconds before a restart
 # --- Signals ---------------------------------------------------------------------------------------------------------
 
 signals=0
-interrupts=0
+interrupts=0  # INT and TERM
 stop_status=""  # how this script ends since it was asked to stop; empty: it was not
 child=""
 
@@ -74,7 +74,7 @@ tell_child() { [[ -z "$child" ]] || kill -s "$1" "$child" 2>/dev/null || true; }
 # mpirun passes USR1 on to every rank. At INT and TERM it would kill them within 2 s, too soon for a checkpoint.
 on_signal() {
   signals=$((signals + 1))
-  [[ "$1" != INT ]] || interrupts=$((interrupts + 1))
+  [[ "$1" == USR1 ]] || interrupts=$((interrupts + 1))
   if [[ -z "$stop_status" ]]; then
     case "$1" in
       INT) stop_status=130 ;;
@@ -88,8 +88,8 @@ on_signal() {
   elif ((interrupts >= 3)); then
     say "the ranks are ended now; the run will go on from its last checkpoint"
     tell_child TERM
-  elif [[ "$1" == INT ]]; then
-    say "it is stopping already; the third INT ends the ranks at once"
+  elif [[ "$1" != USR1 ]]; then
+    say "it is stopping already; the third INT or TERM ends the ranks at once"
   fi
 }
 trap 'on_signal INT' INT

@@ -3,6 +3,7 @@
 import argparse
 import pathlib
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -71,7 +72,10 @@ def main():
     logs.mkdir(parents=True)
     make_datasets(logs / "datasets")
     expected = undisturbed(logs, logs / "datasets")
-    cluster = Cluster(SOURCE / "build" / "faults-cluster")
+    state = logs.with_name(logs.name + "-cluster")
+    cluster = Cluster(state)
+    # As Ctrl-C does: the cluster goes down first.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     cluster.up()
     survived, failed = 0, []
     try:
@@ -85,7 +89,7 @@ def main():
                     failed.append(entry.name)
                 print(f"{entry.name:28} {turn:>4} {time.monotonic() - start:>8.0f}  {'survived' if well else 'NOT SURVIVED'}: {figures}", flush=True)
     finally:
-        shutil.copytree(SOURCE / "build" / "faults-cluster", logs / "slurm", ignore=lambda folder, names: [n for n in names if not n.endswith(".log")],
+        shutil.copytree(state, logs / "slurm", ignore=lambda folder, names: [n for n in names if not n.endswith(".log")],
                         dirs_exist_ok=True)
         cluster.down()
     print(f"logs: {logs}")

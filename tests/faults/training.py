@@ -26,7 +26,7 @@ VALUES = {
     "diffusion.timesteps": 100,
     "diffusion.beta_end": 0.2,
     "train.steps": STEPS,
-    "train.batch_size": 16,
+    "train.batch_size": 4,
     "train.log_every": 1,
     "optimizer.lr": 2e-3,
     "optimizer.warmup_steps": 5,
@@ -39,6 +39,7 @@ VALUES = {
     "sample.steps": 5,
     # The same bits on any number of ranks, so that one undisturbed run is the answer for all.
     "distributed.reduction": "reproducible",
+    "distributed.shards": 4,
     "distributed.timeout_seconds": 15,
 }
 PHASES = ("start", "step", "evaluation", "checkpoint", "sampling", "shutdown")
@@ -50,7 +51,7 @@ def program():
 
 
 def perrin(*arguments, check=True):
-    done = subprocess.run([program(), *map(str, arguments)], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    done = subprocess.run([program(), *map(str, arguments)], capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
     assert not check or done.returncode == 0, f"perrin {' '.join(map(str, arguments))}: {done.stderr}"
     return done
 

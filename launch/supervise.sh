@@ -69,7 +69,19 @@ interrupts=0  # INT and TERM
 stop_status=""  # how this script ends since it was asked to stop; empty: it was not
 child=""
 
+last_start=""  # what the run folder said of its last start before the child began
+
 tell_child() { [[ -z "$child" ]] || kill -s "$1" "$child" 2>/dev/null || true; }
+
+# Ranks that do not handle signals yet would die of a USR1, and mpirun was seen to notice that only after 351 s. They do once the
+# run folder speaks of a new start.
+stop_child() {
+  [[ -n "$child" ]] || return 0
+  (
+    while [[ "$(start_of_run)" == "$last_start" ]] && kill -0 "$child" 2>/dev/null; do sleep 0.1; done
+    tell_child USR1
+  ) &
+}
 
 # mpirun passes USR1 on to every rank. At INT and TERM it would kill them within 2 s, too soon for a checkpoint.
 on_signal() {
@@ -82,7 +94,7 @@ on_signal() {
       USR1) stop_status=$kUnfinished ;;
     esac
     say "$1: the ranks finish their step, make a checkpoint and stop"
-    tell_child USR1
+    stop_child
   elif [[ "$1" == TERM && "$stop_status" == "$kUnfinished" ]]; then
     stop_status=143  # a job that is cancelled while it stops must not come back
   elif ((interrupts >= 3)); then
@@ -102,7 +114,7 @@ await() {
   # In a session of its own: a terminal's Ctrl-C would reach the launcher too, which kills its ranks at once.
   setsid "$@" <&0 &
   child=$!
-  [[ -z "$stop_status" ]] || tell_child USR1  # a signal that came before there was a child to tell
+  [[ -z "$stop_status" ]] || stop_child  # a signal that came before there was a child to tell
   wait "$child" || status=$?
   # A signal ends `wait` with a status of its own; 127: the true one was given already.
   while ((signals != seen)); do
@@ -131,6 +143,8 @@ finished() {
   read -r _ step 2>/dev/null <"$run/COMPLETED" && ((step >= steps))
 }
 
+start_of_run() { [[ ! -e "$run/incarnation.json" ]] || cat "$run/incarnation.json"; }
+
 # The name of the newest one, as the last start has left it.
 newest_checkpoint() { [[ ! -e "$run/checkpoints/latest" ]] || head -n 1 "$run/checkpoints/latest"; }
 
@@ -147,6 +161,7 @@ end() {
     rm -f "$run/requeues"
     exit "$1"
   fi
+  mkdir -p "$run"  # a start that was stopped at once has made no folder yet
   echo "$((count + 1)) $newest" >"$run/requeues"
   say "back into the queue (${newest:-no checkpoint yet}; $((count + 1)) of $requeues without a new one)"
   scontrol requeue "$SLURM_JOB_ID" || exit "$1"
@@ -157,6 +172,7 @@ attempt=0  # restarts in a row without a new checkpoint
 export PERRIN_RESTART_COUNT=0
 while true; do
   before=$(newest_checkpoint)
+  last_start=$(start_of_run)
   status=0
   [[ -n "$stop_status" ]] || await "${launcher[@]}" "$perrin" train "$@" || status=$?
   if finished; then
@@ -182,5 +198,6 @@ while true; do
   attempt=$((attempt + 1))
   PERRIN_RESTART_COUNT=$((PERRIN_RESTART_COUNT + 1))  # perrin then waits for ranks of the last start that still hold the run
   say "the ranks ended with status $status; restart $attempt of $restarts in $seconds s"
+  last_start="none, so a signal ends the wait at once"
   await sleep "$seconds" || true
 done

@@ -106,7 +106,7 @@ def preempt_with_signal(bed):
 @scenario("5-preempt-without-signal", "a job preempted without a warning comes back to its last checkpoint")
 def preempt_without_signal(bed):
     training = bed.training()
-    job = bed.submit(training, "--signal=KILL@0")
+    job = bed.submit(training, "--signal=B:CONT@1")  # CONT is no warning: the script does not know it
     training.reach(60)
     step = training.step()
     bed.cluster.submit(training.folder / "urgent.log", "--partition=urgent", "--nodes=2", "--ntasks-per-node=2", "--wrap=sleep 3")

@@ -23,6 +23,7 @@ echo "$*" >>calls
 case "$1" in
   prepare) while [ "$1" != --output ]; do shift; done; mkdir -p "$2"; touch "$2/manifest.json" ;;
   train) mkdir -p runs/quickstart/checkpoints/step-00000900
+         echo $$ >runs/quickstart/incarnation.json
          eval "${ON_TRAIN:-}"
          touch runs/quickstart/checkpoints/step-00000900/manifest.json; echo step-00000900 >runs/quickstart/checkpoints/latest
          [ "${TRAIN_STATUS:-0}" != 0 ] || echo step 900 >runs/quickstart/COMPLETED

@@ -16,6 +16,7 @@ case "$*" in
 esac
 echo "start $PERRIN_RESTART_COUNT" >>starts
 mkdir -p "runs/a b/checkpoints"
+[ -e late ] || echo "$$" >"runs/a b/incarnation.json"
 eval "$ON_TRAIN"
 """
 PROGRAMS = {
@@ -117,6 +118,17 @@ def test_every_signal_reaches_the_ranks_as_usr1(supervise, number, status):
     process.send_signal(number)
     assert end(process)[0] == status
     assert lines(supervise, "starts") == ["start 0"]
+
+
+def test_ranks_that_do_not_handle_signals_yet_are_told_once_they_do(supervise):
+    (supervise.folder / "late").touch()
+    process = supervise(ON_TRAIN=WAIT)
+    wait_for_file(supervise, "ready")
+    process.send_signal(signal.SIGUSR1)
+    time.sleep(0.5)
+    assert process.poll() is None
+    (supervise.folder / "runs" / "a b" / "incarnation.json").write_text("new\n")
+    assert end(process)[0] == 85
 
 
 def test_the_second_interrupt_says_that_it_is_stopping_and_the_third_ends_the_ranks(supervise):

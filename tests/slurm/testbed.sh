@@ -9,7 +9,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../../launch/common.sh"
 
 usage() {
   cat <<'HELP'
-Usage: tests/slurm/testbed.sh [--state DIR] up | run COMMAND... | on MACHINE COMMAND... | mend | pid MACHINE | down
+Usage: tests/slurm/testbed.sh [--state DIR] check | up | run COMMAND... | on MACHINE COMMAND... | mend | pid MACHINE | down
 
 Two nodes (n1, n2: 2 cores and 2 make-believe GPUs each) and a controller (ctl) on a network of their own. Needs root, since it makes
 namespaces, and the packages that launch/setup.sh --tests installs. Paths mean the same on all machines and on the host; what
@@ -19,6 +19,7 @@ is mounted, listens or shares memory on one does not exist on the others.
   run COMMAND...   on the controller, in the current folder: sbatch, squeue, scontrol, ...; its exit status
   on MACHINE COMMAND...  on ctl, n1 or n2
   mend             start the daemons that have died, and wait for both nodes
+  check            say why there cannot be one here (status 77: no root, or no namespaces)
   pid MACHINE      process id, seen from the host, of the first process of a machine; killing it is pulling the plug
   down             stop everything and remove the state folder
   --state DIR      logs and state (default: build/slurm-testbed)
@@ -210,16 +211,26 @@ down() {
 
 case "${1:-}" in
   --help | -h) usage; exit 0 ;;
-  up | down | mend | run | on | pid) command=$1; shift ;;
+  check | up | down | mend | run | on | pid) command=$1; shift ;;
   *) fail "unknown command '${1:-}'; tests/slurm/testbed.sh --help lists them" ;;
 esac
-((EUID == 0)) || fail "the test bed makes namespaces, which needs root; run as root, or by sudo"
-for program in slurmctld slurmd sbatch munged ip nsenter unshare; do
+# Status 77, as test runners have it for a skip, where this machine cannot have a test bed at all.
+obstacle=""
+if ((EUID != 0)); then
+  obstacle="the test bed makes namespaces, which needs root; run as root, or by sudo"
+elif ! unshare --net --uts --ipc --mount --pid --fork --mount-proc true 2>/dev/null; then
+  obstacle="this system does not allow new namespaces (in a container: --privileged)"
+fi
+if [[ -n "$obstacle" ]]; then
+  printf 'error: %s\n' "$obstacle" >&2
+  exit 77
+fi
+for program in slurmctld slurmd sbatch munged ip nsenter; do
   command -v "$program" >/dev/null || fail "$program is missing; launch/setup.sh --tests installs it"
 done
-unshare --net --uts --ipc --mount --pid --fork true 2>/dev/null || fail "this system does not allow new namespaces (in a container: --privileged)"
 
 case "$command" in
+  check) ;;
   up | down | mend) "$command" ;;
   run) enter ctl "$@" ;;
   on) enter "$@" ;;

@@ -70,6 +70,7 @@ void BatchLoader::run() {
     const std::uint64_t after = bytes_from_storage();
     const std::lock_guard lock(mutex_);
     storage_bytes_ += after - before;
+    cold_ = after > before;
     stopping_ = stopping_ || std::holds_alternative<std::exception_ptr>(outcome);
     slot(job->ticket) = std::move(outcome);
     ready_.notify_all();
@@ -81,7 +82,7 @@ BatchLoader::Outcome BatchLoader::outcome_of(Job& job) const {
   if (job.failure) return job.failure;
   try {
     const auto begun = std::chrono::steady_clock::now();
-    load(*job.slice, job.batch);
+    load(*job.slice, job.batch, job.cold);
     if (options_.on_read) options_.on_read(*job.slice, begun, std::chrono::steady_clock::now());
     return std::move(job.batch);
   } catch (...) {
@@ -99,6 +100,7 @@ std::optional<BatchLoader::Job> BatchLoader::take_job() {
     room_.wait(lock, [this] { return stopping_ || claimed_ < delivered_ + slots_.size(); });
     if (stopping_) return std::nullopt;
     job.ticket = claimed_++;
+    job.cold = cold_;
     if (!spent_.empty()) {
       job.batch = std::move(spent_.back());
       spent_.pop_back();
@@ -118,7 +120,7 @@ std::optional<BatchLoader::Job> BatchLoader::take_job() {
   return std::nullopt;
 }
 
-void BatchLoader::load(const Slice& slice, Batch& batch) const {
+void BatchLoader::load(const Slice& slice, Batch& batch, bool cold) const {
   batch.positions.resize(slice.count);
   std::iota(batch.positions.begin(), batch.positions.end(), slice.position);
   batch.samples.resize(slice.count);
@@ -126,6 +128,8 @@ void BatchLoader::load(const Slice& slice, Batch& batch) const {
   batch.labels.resize(slice.count);
   std::transform(batch.samples.begin(), batch.samples.end(), batch.labels.begin(),
                  [&](std::uint64_t sample) { return dataset_.label(sample); });
+  if (!options_.images) return;
+  if (cold) dataset_.read_ahead(batch.samples);  // the device works on all of them at once, not on one after the other
   batch.images.resize(slice.count * dataset_.shape().bytes());
   dataset_.gather(batch.samples, batch.images);
 }

@@ -27,7 +27,7 @@ struct Slice {
 
 /// Images with all that randomness and bookkeeping are keyed by.
 struct Batch {
-  std::vector<std::uint8_t> images;      // [b, C, H, W]
+  std::vector<std::uint8_t> images;      // [b, C, H, W]; empty where BatchLoaderOptions::images is false
   std::vector<std::int32_t> labels;      // [b], -1: none
   std::vector<std::uint64_t> positions;  // [b], in the stream
   std::vector<std::uint64_t> samples;    // [b], index in the dataset
@@ -48,6 +48,8 @@ struct BatchLoaderOptions {
   /// Batches that are ready or being read ahead of the one in use.
   std::size_t queue_batches = 4;
   std::size_t threads = 1;
+  /// false: whoever uses the batches has the images already, and needs to know which.
+  bool images = true;
   /// How long next() waits before it takes the storage for dead.
   std::chrono::milliseconds deadline = std::chrono::minutes(2);
   /// Told of every batch once it is read: from when to when. Called from the loader's threads; empty: nobody is told.
@@ -91,12 +93,14 @@ class BatchLoader {
     std::optional<Slice> slice;
     std::exception_ptr failure;  // of the source of slices, in place of a slice
     Batch batch;                 // memory to fill
+    bool cold = false;           // the batch before came from the storage, at least in part
   };
 
   void run();
   std::optional<Job> take_job();
   Outcome outcome_of(Job& job) const;
-  void load(const Slice& slice, Batch& batch) const;
+  /// @param cold whether the storage is being read
+  void load(const Slice& slice, Batch& batch, bool cold) const;
   void stop();
   Outcome& slot(std::uint64_t ticket) { return slots_[ticket % slots_.size()]; }
 
@@ -117,6 +121,7 @@ class BatchLoader {
   bool stopping_ = false;             // no further tickets
   std::chrono::duration<double> stall_{0};
   std::uint64_t storage_bytes_ = 0;
+  bool cold_ = false;
 
   std::vector<std::jthread> threads_;
 };

@@ -44,7 +44,7 @@ Dataset::Dataset(const std::filesystem::path& folder, const DatasetOptions& opti
                                         entry.bytes));
     }
     const std::size_t index = shards_.size();
-    require_in_place(shards_.emplace_back(path, entry.bytes, options.read), index, manifest_);
+    require_in_place(shards_.emplace_back(path, entry.bytes, options.read, options.verify), index, manifest_);
     shards_.back().forget_class_names();
     shard_starts_.push_back(start);
     start += entry.n;
@@ -87,6 +87,13 @@ void Dataset::gather(std::span<const std::uint64_t> samples, std::span<std::uint
     read(samples[0], run, pixels.first(run * image_bytes));
     samples = samples.subspan(run);
     pixels = pixels.subspan(run * image_bytes);
+  }
+}
+
+void Dataset::read_ahead(std::span<const std::uint64_t> samples) const {
+  for (const std::uint64_t sample : samples) {
+    const auto [shard, index] = locate(sample);
+    shards_[shard].read_ahead(index);
   }
 }
 

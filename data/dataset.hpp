@@ -13,6 +13,7 @@ namespace perrin::data {
 
 struct DatasetOptions {
   ReadMethod read = ReadMethod::mmap;
+  Verify verify = Verify::reads;
   /// The kernel is asked to read all shards into the page cache, and goes on with that while they are used.
   bool warm_up = false;
 };
@@ -41,6 +42,10 @@ class Dataset {
 
   /// Images `samples` in that order, uint8 [samples, C, H, W], each verified; runs of neighbours are read at once.
   void gather(std::span<const std::uint64_t> samples, std::span<std::uint8_t> pixels) const;
+
+  /// Has the kernel begin to read these images; returns at once. Worth its system calls where the storage is read at
+  /// all.
+  void read_ahead(std::span<const std::uint64_t> samples) const;
 
   /// -1 where the image has none.
   std::int32_t label(std::uint64_t index) const;

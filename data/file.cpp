@@ -181,9 +181,9 @@ void File::pread_exact(std::span<std::byte> into, std::uint64_t offset) const {
   }
 }
 
-void File::read_ahead() const noexcept {
+void File::read_ahead(std::uint64_t offset, std::uint64_t bytes) const noexcept {
   // Advice only: where it is refused, bytes are read when they are wanted.
-  ::posix_fadvise(descriptor_, 0, /*len, 0: to the end*/ 0, POSIX_FADV_WILLNEED);
+  ::posix_fadvise(descriptor_, static_cast<off_t>(offset), static_cast<off_t>(bytes), POSIX_FADV_WILLNEED);
 }
 
 void File::write_all(std::span<const std::byte> bytes) {

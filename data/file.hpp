@@ -35,8 +35,8 @@ class File {
 
   /// Fills `into` from `offset` on; interrupted and short reads are repeated, an early end is an error.
   void pread_exact(std::span<std::byte> into, std::uint64_t offset) const;
-  /// Has the kernel read all of it into the page cache; returns at once.
-  void read_ahead() const noexcept;
+  /// Has the kernel read a range into the page cache (0 bytes: up to the end); returns at once.
+  void read_ahead(std::uint64_t offset, std::uint64_t bytes) const noexcept;
   /// Writes all bytes at the current end of what was written.
   void write_all(std::span<const std::byte> bytes);
   /// Writes all bytes at `offset`.

@@ -8,4 +8,10 @@ enum class ReadMethod {
   pread  ///< a system call for each run of images, for file systems that map slowly or not at all
 };
 
+/// Whether images are compared with their checksums.
+enum class Verify {
+  reads,  ///< each image, whenever it is read
+  never   ///< for data that `perrin verify` has just seen
+};
+
 }  // namespace perrin::data

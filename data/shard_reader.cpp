@@ -63,8 +63,8 @@ void verify_source_ids(const File& file, const ShardLayout& layout) {
 }  // namespace
 
 ShardReader::ShardReader(const std::filesystem::path& path, std::optional<std::uint64_t> expected_bytes,
-                         ReadMethod method)
-    : file_(open_of_size(path, expected_bytes)) {
+                         ReadMethod method, Verify verify)
+    : file_(open_of_size(path, expected_bytes)), verify_(verify) {
   std::tie(layout_, attributes_) = examine_shard(file_);
   labels_ = read_table<std::int32_t>(file_, layout_.labels_offset, layout_.images);
   crc32c_ = read_table<std::uint32_t>(file_, layout_.crc32c_offset, layout_.images);
@@ -100,7 +100,7 @@ void ShardReader::read(std::uint64_t first, std::uint64_t count, std::span<std::
   for (std::uint64_t image = first; image < first + count; ++image) {
     if ((image - first) % piece == 0)
       fetch(bytes.first(piece * image_bytes), layout_.images_offset + image * image_bytes);
-    verify(image, bytes.first(image_bytes));
+    if (verify_ == Verify::reads) verify(image, bytes.first(image_bytes));
     bytes = bytes.subspan(image_bytes);
   }
 }
@@ -112,7 +112,9 @@ void ShardReader::prefetch(std::uint64_t index) const noexcept {
   for (std::size_t i = 0; i < std::min(image_bytes, kPrefetchBytes); i += kCacheLine) __builtin_prefetch(image + i);
 }
 
-void ShardReader::read_ahead() const noexcept { file_.read_ahead(); }
+void ShardReader::read_ahead(std::uint64_t index) const noexcept {
+  file_.read_ahead(layout_.images_offset + index * shape().bytes(), shape().bytes());
+}
 
 std::uint64_t ShardReader::source_id(std::uint64_t index) const {
   if (index >= size()) throw std::out_of_range("ShardReader::source_id: beyond the last image");

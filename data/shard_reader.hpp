@@ -21,7 +21,7 @@ class ShardReader {
   /// @param expected_bytes  size by the manifest; another size is an error that says both
   /// @throws DataError whatever is not exactly a shard of format version 1
   explicit ShardReader(const std::filesystem::path& path, std::optional<std::uint64_t> expected_bytes = std::nullopt,
-                       ReadMethod method = ReadMethod::mmap);
+                       ReadMethod method = ReadMethod::mmap, Verify verify = Verify::reads);
 
   std::uint64_t size() const noexcept { return layout_.images; }
   const ImageShape& shape() const noexcept { return layout_.shape; }
@@ -31,7 +31,7 @@ class ShardReader {
   const ShardLayout& layout() const noexcept { return layout_; }
   const std::filesystem::path& path() const noexcept { return file_.path(); }
 
-  /// Copies images [first, first + count) into `pixels`, uint8 [count, C, H, W], and verifies each.
+  /// Copies images [first, first + count) into `pixels`, uint8 [count, C, H, W], and verifies each unless told not to.
   /// @throws DataError naming file, image, stored and found checksum; std::out_of_range, std::invalid_argument
   void read(std::uint64_t first, std::uint64_t count, std::span<std::uint8_t> pixels) const;
 
@@ -40,7 +40,9 @@ class ShardReader {
   void prefetch(std::uint64_t index) const noexcept;
 
   /// Has the kernel read all of it into the page cache; returns at once.
-  void read_ahead() const noexcept;
+  void read_ahead() const noexcept { file_.read_ahead(0, 0); }
+  /// The same for one image.
+  void read_ahead(std::uint64_t index) const noexcept;
 
   /// -1 where the image has none.
   std::int32_t label(std::uint64_t index) const { return labels_.at(index); }
@@ -54,6 +56,7 @@ class ShardReader {
 
   File file_;
   std::optional<MappedFile> map_;  // ReadMethod::mmap only
+  Verify verify_;
   ShardLayout layout_;
   ShardAttributes attributes_;
   std::vector<std::int32_t> labels_;

@@ -23,6 +23,8 @@ struct DataConfig {
   std::string heldout;           ///< empty: no held-out loss
   bool horizontal_flip = false;  ///< flip each training image with probability 1/2, keyed by its position
   data::ReadMethod read = data::ReadMethod::mmap;
+  data::Verify verify = data::Verify::reads;
+  bool resident = false;     ///< the training images live in the memory of the device
   bool warm_up = false;      ///< have the kernel read the training dataset into the page cache at the start
   std::int64_t threads = 1;  ///< of each rank's loader
 };

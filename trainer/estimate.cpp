@@ -28,6 +28,7 @@ Estimate estimate(const Config& config, const data::ImageShape& shape, int ranks
                     .adam_bytes = 2 * state,
                     .ema_bytes = emas * state,
                     .gathered_bytes = shards.sharded() ? buffer : 0,
+                    .staged_bytes = (3 + emas) * buffer / ranks,
                     .checkpoint_bytes = (3 + emas) * file,
                     .snapshot_bytes = config.ema.snapshot_every > 0 ? power_emas * file : 0};
   const SlicePlan plan(config, ranks);

@@ -15,7 +15,8 @@ struct Estimate {
   std::int64_t gradient_bytes = 0;
   std::int64_t adam_bytes = 0;        ///< both moments
   std::int64_t ema_bytes = 0;         ///< of all EMAs
-  std::int64_t gathered_bytes = 0;    ///< one whole buffer, while sharded state is evaluated or stored; else 0
+  std::int64_t gathered_bytes = 0;    ///< one whole buffer, while sharded state is evaluated; else 0
+  std::int64_t staged_bytes = 0;      ///< on the host: the rank's part of a checkpoint that is being written
   std::int64_t checkpoint_bytes = 0;  ///< of one checkpoint: weights, both moments, EMAs
   std::int64_t snapshot_bytes = 0;    ///< of one snapshot of the power-function averages; 0 where none are made
   std::int64_t images_per_rank = 0;   ///< of one global batch, at most

@@ -9,8 +9,10 @@ at::Tensor to_model_range(std::span<const std::uint8_t> pixels, const data::Imag
   // from_blob reads only: the copy to the device or to float leaves the caller's bytes alone.
   const at::Tensor bytes = at::from_blob(const_cast<std::uint8_t*>(pixels.data()),
                                          {count, shape.channels, shape.height, shape.width}, at::kByte);
-  return bytes.to(device).to(at::kFloat).div_(127.5).sub_(1.0);
+  return to_model_range(bytes.to(device));
 }
+
+at::Tensor to_model_range(const at::Tensor& pixels) { return pixels.to(at::kFloat).div_(127.5).sub_(1.0); }
 
 at::Tensor to_pixels(const at::Tensor& images) {
   return images.add(1.0).mul_(127.5).round_().clamp_(0, 255).to(at::kByte).cpu();

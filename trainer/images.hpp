@@ -15,6 +15,9 @@ namespace perrin::trainer {
 /// section 3.3).
 at::Tensor to_model_range(std::span<const std::uint8_t> pixels, const data::ImageShape& shape, at::Device device);
 
+/// The same of pixels that are on the device.
+at::Tensor to_model_range(const at::Tensor& pixels);
+
 /// Labels as the network takes them: [N] int64 on `device`, -1: none; undefined for an unconditional
 /// model.
 at::Tensor to_labels(std::span<const std::int32_t> labels, const ModelConfig& model, at::Device device);

@@ -93,7 +93,8 @@ TrainOutcome train(const Config& config, const std::string& resolved_config, com
   const RunPaths paths(config.run.directory);
   require_same_on_all_ranks(world.control(), resolved_config, "the resolved configurations");
 
-  const data::Dataset train_set(config.data.train, {.read = config.data.read, .warm_up = config.data.warm_up});
+  const data::Dataset train_set(
+      config.data.train, {.read = config.data.read, .verify = config.data.verify, .warm_up = config.data.warm_up});
   const auto heldout = open_heldout(config.data, train_set.shape());
   require_same_on_all_ranks(world.control(), train_set.fingerprint() + (heldout ? heldout->fingerprint() : ""),
                             "the datasets");

@@ -52,6 +52,7 @@ at::Tensor flip_some(const at::Tensor& x_0, std::uint64_t seed, std::span<const 
 data::BatchLoaderOptions loader_options(const DataConfig& config, std::optional<TraceRecorder>& trace) {
   data::BatchLoaderOptions options;
   options.threads = static_cast<std::size_t>(config.threads);
+  options.images = !config.resident;
   if (trace)
     options.on_read = [&trace](const auto& slice, auto begun, auto ended) { trace->batch_read(slice, begun, ended); };
   return options;
@@ -88,6 +89,8 @@ TrainingLoop::TrainingLoop(Surroundings surroundings, TrainingState& state, std:
       optimizer_(in_.config.optimizer, in_.config.ema, in_.config.train.steps),
       trace_(in_.options.trace ? std::optional<TraceRecorder>(std::in_place, paths_.trace(), in_.world, clock_)
                                : std::nullopt),
+      resident_(in_.config.data.resident ? std::optional<ResidentImages>(std::in_place, in_.train, in_.device)
+                                         : std::nullopt),
       loader_(in_.train, data::SampleOrder(in_.train.size(), in_.config.run.seed),
               slices_from(state.progress.step, state.progress.position, plan_.global_batch(), slices_),
               loader_options(in_.config.data, trace_)),
@@ -194,7 +197,8 @@ at::Tensor TrainingLoop::noise_of(std::span<const std::uint64_t> positions) cons
 }
 
 at::Tensor TrainingLoop::images_of(const data::Batch& batch) const {
-  const at::Tensor x_0 = to_model_range(batch.images, in_.train.shape(), in_.device);
+  const at::Tensor x_0 = resident_ ? to_model_range(resident_->gather(batch.samples))
+                                   : to_model_range(batch.images, in_.train.shape(), in_.device);
   return in_.config.data.horizontal_flip ? flip_some(x_0, in_.config.run.seed, batch.positions) : x_0;
 }
 

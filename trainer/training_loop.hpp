@@ -28,6 +28,7 @@
 #include "trainer/optimize/gradient_reducer.hpp"
 #include "trainer/optimize/shard_gather.hpp"
 #include "trainer/optimize/slice_plan.hpp"
+#include "trainer/resident_images.hpp"
 #include "trainer/run_folder.hpp"
 #include "trainer/step_losses.hpp"
 #include "trainer/telemetry/activity_clock.hpp"
@@ -127,6 +128,7 @@ class TrainingLoop {
   AdamEma optimizer_;
   ActivityClock clock_;  // evaluation, samples and checkpoints are not training and do not count as step
   std::optional<TraceRecorder> trace_;
+  std::optional<ResidentImages> resident_;
   data::BatchLoader loader_;
   std::optional<MetricsLog> metrics_;     // rank 0
   std::optional<ProgressLine> progress_;  // rank 0

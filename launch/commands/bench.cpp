@@ -11,6 +11,7 @@
 #include <string_view>
 #include <utility>
 
+#include "launch/commands/bench_checkpoint.hpp"
 #include "launch/commands/bench_data.hpp"
 #include "launch/commands/bench_overlap.hpp"
 #include "launch/commands/command.hpp"
@@ -171,7 +172,8 @@ Command bench_command(CLI::App& program) {
       "Examples:\n"
       "  mpirun -np 2 perrin bench comm\n"
       "  mpirun -np 2 perrin bench overlap\n"
-      "  perrin bench data\n");
+      "  perrin bench data\n"
+      "  perrin bench checkpoint\n");
   const auto arguments = std::make_shared<BenchArguments>();
   comm->add_option("--sizes", arguments->sizes, "Bytes of the larger buffer of a rank")
       ->type_name("SIZE,...")
@@ -190,11 +192,11 @@ Command bench_command(CLI::App& program) {
       "\n"
       "Example:\n"
       "  mpirun -np 2 perrin bench comm --sizes 1MB,143MB --ops all_reduce\n");
-  const Command overlap = add_bench_overlap(*app);
-  const Command data = add_bench_data(*app);
-  return {app, [arguments, comm, overlap, data](Session& session) {
+  const std::vector<Command> others = {add_bench_overlap(*app), add_bench_data(*app), add_bench_checkpoint(*app)};
+  return {app, [arguments, comm, others](Session& session) {
             if (comm->parsed()) return bench_comm(*arguments, session);
-            return overlap.options->parsed() ? overlap.run(session) : data.run(session);
+            return std::find_if(others.begin(), others.end(), [](const Command& c) { return c.options->parsed(); })
+                ->run(session);
           }};
 }
 

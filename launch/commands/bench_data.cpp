@@ -18,6 +18,7 @@
 #include "data/sha256.hpp"
 #include "launch/commands/data_rates.hpp"
 #include "launch/commands/image_option.hpp"
+#include "launch/commands/temporary_folder.hpp"
 #include "launch/usage_error.hpp"
 
 namespace perrin::launch {
@@ -65,28 +66,6 @@ class NoiseSource : public data::ImageSource {
  private:
   std::uint64_t size_;
   data::ImageShape shape_;
-};
-
-/// A folder of its own under the system's temporary one, removed at the end.
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string pattern = fs::temp_directory_path() / "perrin-bench-XXXXXX";
-    if (::mkdtemp(pattern.data()) == nullptr)
-      throw fs::filesystem_error("cannot make a temporary folder; set TMPDIR to one that is writable", pattern,
-                                 std::error_code(errno, std::generic_category()));
-    path_ = pattern;
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
 };
 
 /// Of one way to read, over the rounds, in images a second.

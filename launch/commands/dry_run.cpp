@@ -17,8 +17,8 @@ std::string memory_of(const trainer::Estimate& e) {
       fmt::format("{} (weights {}, gradients {}, Adam {}, EMA {})",
                   mebibytes(e.weight_bytes + e.gradient_bytes + e.adam_bytes + e.ema_bytes), mebibytes(e.weight_bytes),
                   mebibytes(e.gradient_bytes), mebibytes(e.adam_bytes), mebibytes(e.ema_bytes));
-  if (e.gathered_bytes > 0)
-    parts += fmt::format(", {} more while it evaluates or makes a checkpoint", mebibytes(e.gathered_bytes));
+  if (e.gathered_bytes > 0) parts += fmt::format(", {} more while it evaluates", mebibytes(e.gathered_bytes));
+  parts += fmt::format(", {} on the host for checkpoints", mebibytes(e.staged_bytes));
   return parts;
 }
 
@@ -40,8 +40,9 @@ std::string dry_run_report(const trainer::Config& config, const trainer::Estimat
   }
   text += fmt::format("# step: {} images on {} rank{}, at most {} each and {} in one forward pass\n",
                       config.train.batch_size, ranks, ranks == 1 ? "" : "s", e.images_per_rank, e.micro_batch);
-  text += fmt::format("# data: {} images, {} of pixels; {:.1f} steps an epoch, {:.2f} epochs in {} steps\n", images,
-                      mebibytes(static_cast<std::int64_t>(images * shape.bytes())), steps_per_epoch,
+  text += fmt::format("# data: {} images, {} of pixels{}; {:.1f} steps an epoch, {:.2f} epochs in {} steps\n", images,
+                      mebibytes(static_cast<std::int64_t>(images * shape.bytes())),
+                      config.data.resident ? " in the memory of each rank's device" : "", steps_per_epoch,
                       static_cast<double>(config.train.steps) / steps_per_epoch, config.train.steps);
   text += fmt::format("# checkpoint: {} each, {} kept\n", mebibytes(e.checkpoint_bytes), config.checkpoint.keep);
   if (e.snapshot_bytes > 0)

@@ -113,6 +113,14 @@ void add_data(std::vector<Key>& keys) {
                        "How the training images are read: copied from the mapped shards, or by a system call each, for "
                        "file systems that map slowly or not at all.")
                      .changeable());
+  keys.push_back(Entry("data.verify", &Config::data, &DataConfig::verify,
+                       {{"reads", data::Verify::reads}, {"never", data::Verify::never}},
+                       "Whether every image is compared with its checksum when it is read.")
+                     .changeable());
+  keys.push_back(Entry("data.resident", &Config::data, &DataConfig::resident,
+                       "Hold all training images in the memory of each rank's device, read once at the start: for "
+                       "datasets that fit, no batch is copied to it any more.")
+                     .changeable());
   keys.push_back(Entry("data.warm_up", &Config::data, &DataConfig::warm_up,
                        "Have the kernel read the training dataset into the page cache at the start; it should fit into "
                        "the memory of the node.")

@@ -46,8 +46,7 @@ def fencing(bed):
         begun = time.monotonic()
         wait_for("end of the old start", lambda: not old.lives(), 60, 0.2)
         seconds = time.monotonic() - begun
-        incarnations = {path.name[-4:] for path in training.run.glob("checkpoints/step-*-i*")}
-        assert "0002" in incarnations, incarnations
+        wait_for("checkpoint of the new start", lambda: list(training.run.glob("checkpoints/step-*-i0002/manifest.json")), 60, 0.2)
         # From now on the new start alone writes: steps of the old one do not appear any more.
         training.set(train__steps=STEPS)
         bed.cluster.run("scancel", "--batch", "--signal=TERM", job.number)

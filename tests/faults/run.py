@@ -47,7 +47,12 @@ def survive(entry, cluster, datasets, folder, expected):
             print(f"       left: {process.program} {process.pid} rank {process.rank}", flush=True)
         return False, " ".join(str(error).split())[:300] or type(error).__name__
     finally:
-        cluster.clear()
+        try:
+            cluster.clear()
+        except Exception as error:  # a node that Slurm has given up on, say
+            print(f"       the cluster is made anew: {' '.join(str(error).split())[:200]}", flush=True)
+            cluster.down()
+            cluster.up()
 
 
 def write_junit(path, outcomes):

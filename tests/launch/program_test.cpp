@@ -175,8 +175,9 @@ TEST(DryRun, TheReportSaysWhatShardingSavesARank) {
   // 35,746,307 floats are 136.4 MiB: two buffers are whole, Adam's two and one average are cut in four.
   const std::string sharded =
       "375.0 MiB (weights 136.4 MiB, gradients 136.4 MiB, Adam 68.2 MiB, EMA 34.1 MiB), 136.4 MiB more while it "
-      "evaluates or makes a checkpoint";
-  const std::string plain = "681.9 MiB (weights 136.4 MiB, gradients 136.4 MiB, Adam 272.8 MiB, EMA 136.4 MiB)";
+      "evaluates, 136.4 MiB on the host for checkpoints";
+  const std::string plain = "681.9 MiB (weights 136.4 MiB, gradients 136.4 MiB, Adam 272.8 MiB, EMA 136.4 MiB), 136.4 "
+      "MiB on the host for checkpoints";
   EXPECT_THAT(report(4), HasSubstr("# memory of each rank: " + plain));
   EXPECT_THAT(report(4), HasSubstr("# with optimizer.shard = true: " + sharded));
   config.optimizer.shard = true;

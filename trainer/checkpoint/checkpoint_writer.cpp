@@ -154,19 +154,30 @@ CheckpointWriter::Written CheckpointWriter::write_part(const std::vector<std::st
   Written written;
   if (!own_part_) return written;
   const fs::path folder = unfinished(path_);
-  try {
-    for (const std::string& buffer : buffers) {
-      if (const std::string parameter = staged_.first_non_finite(buffer); !parameter.empty())
-        throw CheckpointError(
-            path_, fmt::format("{} of {} holds a number that is not finite; it is not stored", buffer, parameter));
-      const std::string file = part_file(buffer, *own_part_, writers_.size());
-      written.files[file] = write_safetensors(folder / file, staged_.tensors(buffer));
+  // A file each at a time: hashing takes a core, and the device takes more than one core can hash.
+  std::vector<std::future<std::pair<std::string, WrittenFile>>> files;
+  for (const std::string& buffer : buffers)
+    files.push_back(in_background([&, buffer] { return write_buffer(buffer); }));
+  if (!history.empty())
+    files.push_back(in_background([&] {
+      return std::pair{std::string(kLossHistoryFile), write_safetensors(folder / kLossHistoryFile, history)};
+    }));
+  for (auto& file : files) {
+    try {
+      written.files.insert(file.get());
+    } catch (const std::exception& error) {
+      written.error = error.what();
     }
-    if (!history.empty()) written.files[kLossHistoryFile] = write_safetensors(folder / kLossHistoryFile, history);
-  } catch (const std::exception& error) {
-    written.error = error.what();
   }
   return written;
+}
+
+std::pair<std::string, WrittenFile> CheckpointWriter::write_buffer(const std::string& buffer) const {
+  if (const std::string parameter = staged_.first_non_finite(buffer); !parameter.empty())
+    throw CheckpointError(
+        path_, fmt::format("{} of {} holds a number that is not finite; it is not stored", buffer, parameter));
+  const std::string file = part_file(buffer, *own_part_, writers_.size());
+  return {file, write_safetensors(unfinished(path_) / file, staged_.tensors(buffer))};
 }
 
 CheckpointWriter::Published CheckpointWriter::publish(const CheckpointManifest& manifest,
@@ -179,6 +190,7 @@ CheckpointWriter::Published CheckpointWriter::publish(const CheckpointManifest& 
     data::write_file_durably(folder / CheckpointManifest::kFileName, std::string_view(to_json(manifest)));
     incarnation_.require_current();
     data::rename_durably(folder, path_);
+    result.seconds = seconds_since(begun_);
   } catch (const RunSuperseded& error) {
     return {.error = error.what(), .superseded = true};
   } catch (const std::exception& error) {
@@ -223,6 +235,7 @@ std::optional<WriteOutcome> CheckpointWriter::act(const Votes& votes) {
     if (control_.rank() == 0) published_ = in_background([this] { return publish(manifest_, before_publishing_); });
   } else if (phase_ == Phase::publishing && votes.any(Vote::published)) {
     const Published own = control_.rank() == 0 ? published_.get() : Published{};
+    outcome_.seconds = own.seconds;
     if (!own.error.empty()) spdlog::warn("{}", own.error);
     const bool there = control_.rank() == 0 && fs::exists(path_ / CheckpointManifest::kFileName);
     std::int64_t words[] = {there, own.superseded};
@@ -241,7 +254,6 @@ std::optional<WriteOutcome> CheckpointWriter::end(bool published) {
   }
   phase_ = Phase::idle;
   outcome_.published = published;
-  outcome_.seconds = seconds_since(begun_);
   return outcome_;
 }
 

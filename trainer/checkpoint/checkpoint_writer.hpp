@@ -8,6 +8,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "comm/communicator.hpp"
@@ -27,7 +28,7 @@ struct WriteOutcome {
   bool published = false;
   std::int64_t step = 0;
   double stall_seconds = 0;  ///< that training stood still for the copy
-  double seconds = 0;        ///< from the copy's begin to the name
+  double seconds = 0;        ///< of rank 0: from the copy's begin to the name
   std::uint64_t bytes = 0;   ///< of rank 0's knowledge: of all ranks
 };
 
@@ -79,10 +80,12 @@ class CheckpointWriter {
   struct Published {
     std::string error;
     bool superseded = false;
+    double seconds = 0;  // until the checkpoint had its name
   };
 
   void begin(const Order& order, Contents contents, std::vector<PersistentBuffer> buffers);
   Written write_part(const std::vector<std::string>& buffers, const std::map<std::string, at::Tensor>& history) const;
+  std::pair<std::string, WrittenFile> write_buffer(const std::string& buffer) const;
   Published publish(const CheckpointManifest& manifest, const std::function<void()>& before_publishing) const;
   std::optional<WriteOutcome> end(bool published);
 

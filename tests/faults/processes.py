@@ -24,10 +24,10 @@ def restarted_inside(bed, training, job, at_step, restarts=1):
     return resumed(job, at_step, training)
 
 
-def kill_in_phase(bed, phase, rank, **changes):
+def kill_in_phase(bed, phase, rank, script="slurm/train.sbatch", **changes):
     """SIGKILL to a rank as soon as its flight record says that it is in a phase, somewhere past step 40."""
     training = bed.training(**changes)
-    job = bed.submit(training)
+    job = bed.submit(training, script=script)
     victim = bed.cluster.rank(rank)
     training.reach(40)
     wait_for(f"phase {phase} of rank {rank}", lambda: training.phase(rank) == phase, 60, 0.0002)
@@ -39,6 +39,11 @@ def kill_in_phase(bed, phase, rank, **changes):
 @scenario("6-kill-rank-mid-step", "a rank is killed in a step: restart inside the allocation from the last checkpoint", quick=True)
 def kill_mid_step(bed):
     return kill_in_phase(bed, "step", 3)
+
+
+@scenario("6-kill-rank-under-srun", "the same with ranks started by srun (slurm/train-srun.sbatch)")
+def kill_under_srun(bed):
+    return kill_in_phase(bed, "step", 3, script="slurm/train-srun.sbatch")
 
 
 @scenario("6-kill-rank-mid-checkpoint", "a rank is killed while a checkpoint is written: the one before it, or this one, is whole")

@@ -65,11 +65,15 @@ stop_on_signals() {
   trap 'on_signal 143' TERM
 }
 
+# What a second signal does while the child ends: nothing, unless the script knows that its child understands it.
+perrin_at_second_signal=""
+
 on_signal() {
-  trap '' INT TERM
+  # shellcheck disable=SC2064 # as it is now
+  trap "$perrin_at_second_signal" INT TERM
   if [[ -n "$perrin_child" ]]; then
     kill -TERM "$perrin_child" 2>/dev/null || true
-    wait "$perrin_child" 2>/dev/null || true
+    while kill -0 "$perrin_child" 2>/dev/null; do wait "$perrin_child" 2>/dev/null || true; done
   fi
   stop_ticker
   [[ -z "$perrin_stop_message" ]] || printf '\n%s\n' "$perrin_stop_message" >&"$perrin_terminal"

@@ -42,7 +42,7 @@ ExitCode run_program(std::vector<std::string> arguments, Session& session) {
 
   std::vector<Override> overrides;
   const bool has_overrides = !arguments.empty() && (arguments.front() == "train" || arguments.front() == "sample" ||
-                                                    arguments.front() == "plan");
+                                                    arguments.front() == "plan" || arguments.front() == "submit");
   if (has_overrides) overrides = take_overrides(arguments);
   const std::vector<Command> commands = {prepare_command(program),
                                          repack_command(program),
@@ -54,7 +54,8 @@ ExitCode run_program(std::vector<std::string> arguments, Session& session) {
                                          verify_command(program),
                                          bench_command(program),
                                          selftest_command(program),
-                                         plan_command(program, overrides)};
+                                         plan_command(program, overrides),
+                                         submit_command(program, overrides)};
   refuse_unknown_command(commands, arguments);
   try {
     std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back

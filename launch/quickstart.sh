@@ -86,9 +86,8 @@ ranks=2
 if [[ $preset == cuda ]] && command -v nvidia-smi >/dev/null && [[ "$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ')" == 1 ]]; then
   ranks=1
 fi
-# In a session of its own: a Ctrl-C would reach mpirun besides the TERM from here, and at a second signal it leaves without its ranks.
 # Quiet: perrin says itself why it ends; mpirun would add that "the job has been aborted".
-mpirun=(setsid mpirun --quiet -np "$ranks" --bind-to none)
+mpirun=(mpirun --quiet -np "$ranks" --bind-to none)
 (($(nproc) >= ranks)) || mpirun+=(--oversubscribe)
 if ((EUID == 0)); then
   # Open MPI asks for both before it runs as root, as in a container.
@@ -102,14 +101,15 @@ readonly kUnfinished=85
 
 step "Train on $ranks ranks ($kConfig)"
 status=0
-run "${mpirun[@]}" "$perrin" train "$kConfig" || status=$?
-if ((status != 0 && status != kUnfinished)); then
-  # A rank that did not answer, or was killed: the ranks' flight records, merged, name it and the operation.
-  ((status == 69 || status == 75 || status > 128)) && "$perrin" inspect "$kRun" >&2
-  exit 1
-fi
+# It asks the ranks for a checkpoint when this script is stopped, and starts them again after a fault.
+# shellcheck disable=SC2016 # for a trap
+perrin_at_second_signal='kill -TERM "$perrin_child" 2>/dev/null || true'
+run "$perrin-supervise" "${mpirun[@]}" -- "$kConfig" || status=$?
+perrin_at_second_signal=""
+((status == 0 || status == kUnfinished)) || exit 1
 checkpoint="$kRun/checkpoints/$(cat "$kRun/checkpoints/latest" 2>/dev/null || true)"
-[[ -e "$checkpoint/manifest.json" ]] || fail "the training left no checkpoint in $kRun/checkpoints; its log is in $kRun/logs"
+[[ -e "$checkpoint/manifest.json" ]] ||
+  fail "the training left no checkpoint in $kRun/checkpoints; its log is in $kRun/logs"
 trained=${checkpoint##*/}
 
 # --- What the checkpoint gives ---------------------------------------------------------------------------------------
@@ -118,15 +118,16 @@ evaluation="$kRun/evaluation-$trained.txt"
 grid="$kRun/grid-$trained.png"
 export_folder="$kRun/export-$trained"
 
+# In sessions of their own: a Ctrl-C would reach mpirun besides the TERM from here, and at a second signal it leaves without its ranks.
 step "Evaluate on held-out images"
 if [[ ! -e "$evaluation" ]]; then
-  run "${mpirun[@]}" "$perrin" evaluate "$kRun" >"$evaluation.tmp" || exit 1
+  run setsid "${mpirun[@]}" "$perrin" evaluate "$kRun" >"$evaluation.tmp" || exit 1
   mv "$evaluation.tmp" "$evaluation"
 fi
 sed 's/^/      /' "$evaluation"
 
 step "Draw an 8x8 grid of samples"
-[[ -e "$grid" ]] || run "${mpirun[@]}" "$perrin" sample "$kRun" --grid 8x8 --output "$grid" || exit 1
+[[ -e "$grid" ]] || run setsid "${mpirun[@]}" "$perrin" sample "$kRun" --grid 8x8 --output "$grid" || exit 1
 
 step "Export for diffusers"
 [[ -e "$export_folder" ]] || run "$perrin" export "$kRun" --output "$export_folder" || exit 1

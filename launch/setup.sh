@@ -41,7 +41,10 @@ readonly kBuildPackages=(
   build-essential cmake ninja-build ccache git ca-certificates pkg-config python3 python3-venv
   libopenmpi-dev openmpi-bin libhdf5-dev libspdlog-dev libfmt-dev libtomlplusplus-dev libcli11-dev nlohmann-json3-dev
   libpng-dev libjpeg-dev libarchive-dev libzip-dev zlib1g-dev libssl-dev dataset-fashion-mnist)
-readonly kTestPackages=(libgtest-dev libgmock-dev shellcheck hdf5-tools clang-16 libclang-rt-16-dev)  # clang 14 does not compile <ranges>
+# clang 14 does not compile <ranges>. The Slurm daemons are for tests/slurm/testbed.sh: without an /etc/slurm/slurm.conf the packages
+# start none of their own.
+readonly kTestPackages=(libgtest-dev libgmock-dev shellcheck hdf5-tools clang-16 libclang-rt-16-dev
+  slurmctld slurmd slurm-client munge iproute2 libfaketime)
 readonly kMinimumGcc=11 kMinimumCmake=3.25
 # Free disk that LibTorch and a build need together, in GiB: measured 1.3 and 4.8 GB installed, 0.6 and 2.3 GB downloaded, 1 to 2 GB built.
 readonly kDiskLightGib=4 kDiskFullGib=10

@@ -8,9 +8,9 @@ usage() {
   cat <<'HELP'
 Usage: tests/run.sh [--all] [--preset PRESET] [--filter TEXT]
 
-Installs what is missing (launch/setup.sh --tests), builds, and runs the C++, MPI and Python tests, then the tests of comm
-and data under address and undefined-behaviour sanitizers, then fuzzes each parser for a few seconds. Exits 0 only if something
-passed and nothing failed.
+Installs what is missing (launch/setup.sh --tests), builds, and runs the C++, MPI and Python tests, six faults on a Slurm of its
+own (as root), then the tests of comm and data under address and undefined-behaviour sanitizers, and fuzzes each parser for a few
+seconds. Exits 0 only if something passed and nothing failed.
 
   --all            also the slow suites, and comm and data under the thread sanitizer
   --preset PRESET  cpu or cuda; default: cuda where the CUDA toolkit is found, else cpu
@@ -42,7 +42,7 @@ cd "$perrin_source_dir"
 stop_on_signals "Tests stopped."
 
 # Seconds for one ctest entry that sets no deadline of its own, and for a whole suite: nothing waits for ever.
-readonly kTestDeadline=300 kSuiteDeadline=2400
+readonly kTestDeadline=300 kSuiteDeadline=2400 kFaultsDeadline=5400
 
 # What went wrong outside any test; each counts as one failure.
 incidents=()
@@ -119,11 +119,24 @@ run_pytest() {
   say "== $1: pytest done ($((SECONDS - start)) s)"
 }
 
+# run_faults PRESET: a training is killed, cut off and requeued on a Slurm of two nodes; each scenario counts as a test.
+run_faults() {
+  local xml="build/$1/results/faults.junit" start=$SECONDS which=--quick
+  [[ $all == no ]] || which=--all
+  say "== $1: faults"
+  PERRIN_BINARY="$perrin_source_dir/build/$1/launch/perrin" \
+    run timeout --kill-after=60 "$kFaultsDeadline" tests/faults/run.sh "$which" --filter "$filter" --junit "$xml" || true
+  if [[ -s "$xml" ]]; then results+=(--pytest "$1=$xml"); else incidents+=("$1: no results of tests/faults/run.sh within $kFaultsDeadline s"); fi
+  [[ $all == yes ]] || left_out+=("$1: the other fault scenarios (tests/faults/run.sh --list)")
+  say "== $1: faults done ($((SECONDS - start)) s)"
+}
+
 results=()
 left_out=()
 if build "$preset"; then
   run_ctest "$preset"
   run_pytest "$preset"
+  run_faults "$preset"
 fi
 sanitizers=(asan)
 if [[ $all == yes ]]; then sanitizers+=(tsan); else left_out+=("tsan: comm and data under the thread sanitizer"); fi

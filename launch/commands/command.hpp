@@ -24,6 +24,7 @@ Command train_command(CLI::App& program, const std::vector<Override>& overrides)
 Command evaluate_command(CLI::App& program);
 Command sample_command(CLI::App& program, const std::vector<Override>& overrides);
 Command plan_command(CLI::App& program, const std::vector<Override>& overrides);
+Command submit_command(CLI::App& program, const std::vector<Override>& overrides);
 Command export_command(CLI::App& program);
 Command inspect_command(CLI::App& program);
 Command verify_command(CLI::App& program);

@@ -18,12 +18,16 @@ STAND_INS = {
     "mpirun": 'while [ "${1%perrin}" = "$1" ]; do shift; done; exec "$@"',
 }
 PERRIN = """
+case "$*" in *--dry-run) printf '[run]\\ndirectory = "runs/quickstart"\\n\\n[train]\\nsteps = 900\\n'; exit 0 ;; esac
 echo "$*" >>calls
 case "$1" in
   prepare) while [ "$1" != --output ]; do shift; done; mkdir -p "$2"; touch "$2/manifest.json" ;;
   train) mkdir -p runs/quickstart/checkpoints/step-00000900
+         echo $$ >runs/quickstart/incarnation.json
          eval "${ON_TRAIN:-}"
-         touch runs/quickstart/checkpoints/step-00000900/manifest.json; echo step-00000900 >runs/quickstart/checkpoints/latest; exit "${TRAIN_STATUS:-0}" ;;
+         touch runs/quickstart/checkpoints/step-00000900/manifest.json; echo step-00000900 >runs/quickstart/checkpoints/latest
+         [ "${TRAIN_STATUS:-0}" != 0 ] || echo step 900 >runs/quickstart/COMPLETED
+         exit "${TRAIN_STATUS:-0}" ;;
   evaluate) echo "held-out loss 0.05" ;;
   sample) touch "$6" ;;
   export) mkdir -p "$4" ;;
@@ -44,6 +48,7 @@ def quickstart(source_dir, tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"#!/bin/sh\n{text}\n")
         path.chmod(0o755)
+    shutil.copy(source_dir / "launch" / "supervise.sh", tmp_path / "build" / "cpu" / "launch" / "perrin-supervise")
 
     def start(**variables):
         env = {**os.environ, **variables, "PATH": f"{tmp_path / 'programs'}:{os.environ['PATH']}"}
@@ -80,7 +85,7 @@ def test_second_run_does_only_what_is_missing(quickstart):
 
 
 def test_failed_training_ends_it_and_the_next_run_goes_on(quickstart):
-    run, commands = quickstart(TRAIN_STATUS="70")
+    run, commands = quickstart(TRAIN_STATUS="78")
     assert run.returncode == 1 and commands == ["prepare", "prepare", "train"]
     assert "Done" not in run.stdout
     assert quickstart()[1] == ["train", "evaluate", "sample", "export"]

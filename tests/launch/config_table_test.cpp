@@ -105,8 +105,9 @@ TEST(KeyTable, CoversEveryMemberOfTheConfiguration) {
   const std::size_t members = members_of<RunConfig>() + members_of<DataConfig>() + members_of<ModelConfig>() +
                               members_of<DiffusionConfig>() + members_of<EdmConfig>() + members_of<ObjectiveConfig>() +
                               members_of<TrainConfig>() + members_of<OptimizerConfig>() + members_of<EmaConfig>() +
-                              members_of<CheckpointConfig>() + members_of<EvaluateConfig>() +
-                              members_of<SampleConfig>() + members_of<DistributedConfig>();
+                              members_of<CheckpointConfig>() + members_of<RecoveryConfig>() +
+                              members_of<EvaluateConfig>() + members_of<SampleConfig>() +
+                              members_of<DistributedConfig>();
   EXPECT_EQ(key_table().size(), members) << "a member of trainer/config.hpp has no row in launch/config/key_table.cpp";
 }
 
@@ -160,6 +161,8 @@ TEST(Resume, EveryKeyIsEitherFreeOrRefusedWithBothValues) {
                                       "data.train",
                                       "data.heldout",
                                       "data.read",
+                                      "data.verify",
+                                      "data.resident",
                                       "data.warm_up",
                                       "data.threads",
                                       "train.steps",
@@ -170,7 +173,15 @@ TEST(Resume, EveryKeyIsEitherFreeOrRefusedWithBothValues) {
                                       "train.sample_every",
                                       "optimizer.shard",
                                       "checkpoint.every",
+                                      "checkpoint.every_minutes",
                                       "checkpoint.keep",
+                                      "checkpoint.keep_every",
+                                      "checkpoint.keep_best",
+                                      "checkpoint.grace_seconds",
+                                      "checkpoint.most_failures",
+                                      "recovery.most_skipped",
+                                      "recovery.loss_z_score",
+                                      "recovery.most_rollbacks",
                                       "evaluate.batch_size",
                                       "ema.snapshot_every",
                                       "sample.sampler",

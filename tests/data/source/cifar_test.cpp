@@ -83,7 +83,7 @@ TEST_F(Cifar, RefusesOptionsThatItHasNoUseFor) {
   write_cifar10();
   EXPECT_THAT(data_error_of([&] { open_source(folder_.path(), {.labels = "x"}); }), HasSubstr("--labels is for IDX"));
   EXPECT_THAT(data_error_of([&] { open_source(folder_ / "test_batch.bin", {.subset = Subset::test}); }),
-              HasSubstr("--subset is for"));
+              HasSubstr("is for CIFAR"));
 }
 
 }  // namespace

@@ -30,7 +30,7 @@ struct SubmitArguments {
 using Directives = std::vector<std::pair<std::string, std::string>>;
 
 /// As one word of a shell.
-std::string quoted(std::string_view text) {
+std::string shell_word(std::string_view text) {
   std::string word = "'";
   for (const char c : text) word += c == '\'' ? "'\\''" : std::string(1, c);
   return word + "'";
@@ -53,9 +53,9 @@ Directives directives_of(const SubmitArguments& arguments, int ranks_per_node) {
 
 /// The `set --` line that makes the configuration and its overrides the arguments of the script, before its own.
 std::string arguments_line(const SubmitArguments& arguments) {
-  std::string line = "set -- " + quoted(arguments.config.string());
+  std::string line = "set -- " + shell_word(arguments.config.string());
   for (const Override& override : arguments.overrides)
-    line += " " + quoted("--" + override.name + "=" + override.value);
+    line += " " + shell_word("--" + override.name + "=" + override.value);
   return line + " \"$@\"\n";
 }
 

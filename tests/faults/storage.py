@@ -8,7 +8,7 @@ import numpy as np
 
 from cluster import wait_for
 from scenario import last_lines, resumed, scenario
-from training import STEPS
+from training import EVERY, STEPS, resumed_steps
 
 
 def on_small_disk(bed, **changes):
@@ -196,7 +196,8 @@ def damaged_checkpoint(bed, damage, from_step):
     training.folder.joinpath("job.log").unlink()
     job = bed.submit(training)
     bed.finish(training, job)
-    return resumed(job, from_step, training, warned=True)
+    assert resumed_steps(job.log()) == [from_step], f"went on from {resumed_steps(job.log())}, not from {from_step}"
+    return f"resumed at {from_step}; lost {STEPS // 2 - from_step}"
 
 
 def one_file(training):
@@ -214,17 +215,17 @@ def flip(training):
 
 @scenario("15-checkpoint-truncated", "the newest checkpoint is cut short: named, set aside, the one before it taken")
 def checkpoint_truncated(bed):
-    return damaged_checkpoint(bed, cut, STEPS // 2 - 20)
+    return damaged_checkpoint(bed, cut, STEPS // 2 - EVERY)
 
 
 @scenario("15-checkpoint-bit", "a flipped bit in the newest checkpoint", quick=True)
 def checkpoint_bit(bed):
-    return damaged_checkpoint(bed, flip, STEPS // 2 - 20)
+    return damaged_checkpoint(bed, flip, STEPS // 2 - EVERY)
 
 
 @scenario("15-checkpoint-missing-rank", "the file of one rank is missing in the newest checkpoint")
 def checkpoint_missing_file(bed):
-    return damaged_checkpoint(bed, lambda training: one_file(training).unlink(), STEPS // 2 - 20)
+    return damaged_checkpoint(bed, lambda training: one_file(training).unlink(), STEPS // 2 - EVERY)
 
 
 def dangling_latest(training):

@@ -44,7 +44,8 @@ Dataset::Dataset(const std::filesystem::path& folder, const DatasetOptions& opti
                                         entry.bytes));
     }
     const std::size_t index = shards_.size();
-    require_in_place(shards_.emplace_back(path, entry.bytes, options.read, options.verify), index, manifest_);
+    require_in_place(shards_.emplace_back(path, expected_of(entry, manifest_.shape), options.read, options.verify),
+                     index, manifest_);
     shards_.back().forget_class_names();
     shard_starts_.push_back(start);
     start += entry.n;

@@ -9,7 +9,7 @@
 
 namespace perrin::data {
 
-/// Owns one HDF5 identifier; Close is the function of its kind. For data/'s own sources only.
+/// Owns one HDF5 identifier; Close is the function of its kind. For data/'s own sources, and for who measures HDF5.
 template <herr_t (*Close)(hid_t)>
 class Hdf5Handle {
  public:

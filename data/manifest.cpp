@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <utility>
@@ -40,6 +41,8 @@ class Section {
     if (!value.is_string()) refuse(path_of(key), "is not a string");
     return value.get<std::string>();
   }
+
+  bool has(const char* key) const { return json_.contains(key); }
 
   Section section(const char* key) const { return Section(member(key), path_of(key), file_); }
 
@@ -104,14 +107,25 @@ ImageShape parse_shape(const Section& shape) {
   return {static_cast<std::uint32_t>(channels), static_cast<std::uint32_t>(height), static_cast<std::uint32_t>(width)};
 }
 
-std::vector<ShardEntry> parse_shards(const Section& root, const std::filesystem::path& file) {
+/// Optional, and then whole.
+ShardMetadata parse_metadata(const Section& entry) {
+  if (!entry.has("metadata")) return {};
+  const Section section = entry.section("metadata");
+  ShardMetadata metadata{section.number("images_offset"), section.text("sha256")};
+  if (!is_sha256(metadata.sha256)) section.refuse(section.path_of("sha256"), "is not 64 hexadecimal digits");
+  return metadata;
+}
+
+std::vector<ShardEntry> parse_shards(const Section& root, const ImageShape& shape, const std::filesystem::path& file) {
   std::vector<ShardEntry> shards;
   for (const Json& json : root.list("shards")) {
     const Section entry(json, fmt::format("shards[{}]", shards.size()), file);
-    ShardEntry shard{entry.text("path"), entry.number("n"), entry.number("bytes"), entry.text("sha256")};
+    ShardEntry shard{entry.text("path"), entry.number("n"), entry.number("bytes"), entry.text("sha256"),
+                     parse_metadata(entry)};
     if (!is_plain_file_name(shard.path)) entry.refuse(entry.path_of("path"), "is not a plain file name");
     if (!is_sha256(shard.sha256)) entry.refuse(entry.path_of("sha256"), "is not 64 hexadecimal digits");
     if (shard.n == 0) entry.refuse(entry.path_of("n"), "is 0");
+    if (shard.n > shard.bytes / shape.bytes()) entry.refuse(entry.path_of("bytes"), "cannot hold so many images");
     shards.push_back(std::move(shard));
   }
   return shards;
@@ -149,10 +163,17 @@ std::string fingerprint(const Manifest& manifest) {
   return hash.hex();
 }
 
+ExpectedShard expected_of(const ShardEntry& entry, const ImageShape& shape) {
+  return {entry.bytes, entry.n * shape.bytes(), entry.metadata};
+}
+
 std::string to_json(const Manifest& manifest) {
   Json shards = Json::array();
   for (const ShardEntry& shard : manifest.shards) {
-    shards.push_back({{"path", shard.path}, {"n", shard.n}, {"bytes", shard.bytes}, {"sha256", shard.sha256}});
+    Json& entry = shards.emplace_back(
+        Json{{"path", shard.path}, {"n", shard.n}, {"bytes", shard.bytes}, {"sha256", shard.sha256}});
+    if (!shard.metadata.sha256.empty())
+      entry["metadata"] = {{"images_offset", shard.metadata.images_offset}, {"sha256", shard.metadata.sha256}};
   }
   const Json json = {
       {"format", kDatasetFormat},
@@ -182,6 +203,11 @@ Manifest parse_manifest(std::string_view text, const std::filesystem::path& file
   } catch (const Json::parse_error& error) {
     throw DataError(file, error.byte,
                     "is not JSON from here on; it is truncated or damaged: restore it or prepare the dataset again");
+  } catch (const Json::out_of_range& error) {  // digits that lost the text between them: 204e797872
+    throw DataError(file,
+                    fmt::format("has a number that is none ({}); it is damaged: restore it or prepare the dataset "
+                                "again",
+                                error.what()));
   }
   const Section root(json, "", file);
   if (root.text("format") != kDatasetFormat) root.refuse("format", "is not that of a perrin dataset");
@@ -204,9 +230,15 @@ Manifest parse_manifest(std::string_view text, const std::filesystem::path& file
   const Section shuffle = root.section("shuffle");
   manifest.shuffle_algorithm = shuffle.text("algorithm");
   manifest.shuffle_seed = shuffle.number("seed");
-  manifest.shards = parse_shards(root, file);
+  manifest.shards = parse_shards(root, manifest.shape, file);
   require_consistent(root, manifest);
   return manifest;
+}
+
+bool is_dataset(const std::filesystem::path& folder) {
+  std::ifstream file(folder / kManifestName);
+  const auto manifest = nlohmann::json::parse(file, /*cb=*/nullptr, /*allow_exceptions=*/false);
+  return manifest.is_object() && manifest.contains("format") && manifest["format"] == kDatasetFormat;
 }
 
 Manifest read_manifest(const std::filesystem::path& folder) {

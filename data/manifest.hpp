@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "data/image_shape.hpp"
+#include "data/shard_metadata.hpp"
 
 namespace perrin::data {
 
@@ -17,7 +18,8 @@ struct ShardEntry {
   std::string path;  // a plain file name in the dataset's folder
   std::uint64_t n = 0;
   std::uint64_t bytes = 0;
-  std::string sha256;  // of the file
+  std::string sha256;      // of the file
+  ShardMetadata metadata;  // without a SHA-256: not said
 
   friend bool operator==(const ShardEntry&, const ShardEntry&) = default;
 };
@@ -43,11 +45,17 @@ struct Manifest {
 /// A checkpoint stores it, since another dataset under the same name would silently change the run.
 std::string fingerprint(const Manifest& manifest);
 
+/// What the manifest says of a shard's file.
+ExpectedShard expected_of(const ShardEntry& entry, const ImageShape& shape);
+
 std::string to_json(const Manifest& manifest);
 
 /// @param file  names the source in errors
 /// @throws DataError naming the key for anything missing, mistyped or contradictory
 Manifest parse_manifest(std::string_view json, const std::filesystem::path& file);
+
+/// Whether a folder has a manifest.json of ours; what else it says is not looked at.
+bool is_dataset(const std::filesystem::path& folder);
 
 /// manifest.json of a dataset's folder.
 Manifest read_manifest(const std::filesystem::path& folder);

@@ -27,12 +27,9 @@ constexpr std::size_t kPrefetchBytes = 4096;
 constexpr const char* kChangedRemedy =
     "The file changed after it was written; restore it or prepare the dataset again.";
 
-File open_of_size(const std::filesystem::path& path, std::optional<std::uint64_t> expected_bytes) {
+File open_expected(const std::filesystem::path& path, const std::optional<ExpectedShard>& expected) {
   File file = File::open_for_reading(path, Symlinks::refuse);
-  if (const std::uint64_t size = file.size(); expected_bytes && size != *expected_bytes && size != 0) {
-    throw DataError(path, fmt::format("has {} of {} bytes; it is {}: copy it again or prepare the dataset again", size,
-                                      *expected_bytes, size < *expected_bytes ? "truncated" : "not the file it was"));
-  }
+  if (expected) require_expected(file, *expected);
   return file;
 }
 
@@ -62,10 +59,15 @@ void verify_source_ids(const File& file, const ShardLayout& layout) {
 
 }  // namespace
 
-ShardReader::ShardReader(const std::filesystem::path& path, std::optional<std::uint64_t> expected_bytes,
-                         ReadMethod method, Verify verify)
-    : file_(open_of_size(path, expected_bytes)), verify_(verify) {
+ShardReader::ShardReader(const std::filesystem::path& path, std::optional<ExpectedShard> expected, ReadMethod method,
+                         Verify verify)
+    : file_(open_expected(path, expected)), verify_(verify) {
   std::tie(layout_, attributes_) = examine_shard(file_);
+  if (expected && !expected->metadata.sha256.empty() && layout_.images_offset != expected->metadata.images_offset) {
+    throw DataError(path, fmt::format("has /images at byte {}, {} by the manifest; restore both or prepare the dataset "
+                                      "again",
+                                      layout_.images_offset, expected->metadata.images_offset));
+  }
   labels_ = read_table<std::int32_t>(file_, layout_.labels_offset, layout_.images);
   crc32c_ = read_table<std::uint32_t>(file_, layout_.crc32c_offset, layout_.images);
   require_checksum(file_, "labels", layout_.labels_crc32c, crc32c(std::as_bytes(std::span(labels_))));

@@ -11,6 +11,7 @@
 #include "data/mapped_file.hpp"
 #include "data/read_method.hpp"
 #include "data/shard_format.hpp"
+#include "data/shard_metadata.hpp"
 
 namespace perrin::data {
 
@@ -18,9 +19,9 @@ namespace perrin::data {
 /// Reading is safe from any number of threads.
 class ShardReader {
  public:
-  /// @param expected_bytes  size by the manifest; another size is an error that says both
+  /// @param expected  what the manifest says; anything else is an error, before HDF5 opens the file
   /// @throws DataError whatever is not exactly a shard of format version 1
-  explicit ShardReader(const std::filesystem::path& path, std::optional<std::uint64_t> expected_bytes = std::nullopt,
+  explicit ShardReader(const std::filesystem::path& path, std::optional<ExpectedShard> expected = std::nullopt,
                        ReadMethod method = ReadMethod::mmap, Verify verify = Verify::reads);
 
   std::uint64_t size() const noexcept { return layout_.images; }

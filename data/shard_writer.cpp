@@ -146,25 +146,31 @@ ShardLayout create_shard(const std::filesystem::path& path, const ImageShape& sh
 ShardWriter::ShardWriter(const std::filesystem::path& path, const ImageShape& shape,
                          std::span<const std::int32_t> labels, std::span<const std::uint64_t> source_ids,
                          const ShardAttributes& attributes)
-    : layout_(create_shard(path, shape, labels, source_ids, attributes)), file_(File::open_for_writing(path)) {
+    : layout_(create_shard(path, shape, labels, source_ids, attributes)),
+      file_(File::open_for_writing(path)),
+      crc32c_(layout_.images),
+      written_(layout_.images) {
   file_.pwrite_all(std::as_bytes(labels), layout_.labels_offset);
   file_.pwrite_all(std::as_bytes(source_ids), layout_.source_id_offset);
-  crc32c_.reserve(layout_.images);
 }
 
-void ShardWriter::append(std::span<const std::uint8_t> pixels) {
+void ShardWriter::write(std::uint64_t first, std::span<const std::uint8_t> pixels) {
   const std::size_t image_bytes = layout_.shape.bytes();
   const std::uint64_t count = pixels.size() / image_bytes;
-  if (pixels.size() % image_bytes != 0) throw std::invalid_argument("ShardWriter::append: not whole images");
-  if (count > layout_.images - crc32c_.size())
-    throw std::invalid_argument("ShardWriter::append: more images than labels");
+  if (pixels.size() % image_bytes != 0) throw std::invalid_argument("ShardWriter::write: not whole images");
+  if (first > layout_.images || count > layout_.images - first)
+    throw std::invalid_argument("ShardWriter::write: more images than labels");
   const auto bytes = std::as_bytes(pixels);
-  file_.pwrite_all(bytes, layout_.images_offset + crc32c_.size() * image_bytes);
-  for (std::uint64_t i = 0; i < count; ++i) crc32c_.push_back(crc32c(bytes.subspan(i * image_bytes, image_bytes)));
+  file_.pwrite_all(bytes, layout_.images_offset + first * image_bytes);
+  for (std::uint64_t i = 0; i < count; ++i) {
+    crc32c_[first + i] = crc32c(bytes.subspan(i * image_bytes, image_bytes));
+    written_[first + i] = true;
+  }
 }
 
 void ShardWriter::finish() {
-  if (crc32c_.size() != layout_.images) throw std::logic_error("ShardWriter::finish: images are missing");
+  if (std::find(written_.begin(), written_.end(), false) != written_.end())
+    throw std::logic_error("ShardWriter::finish: images are missing");
   file_.pwrite_all(std::as_bytes(std::span(crc32c_)), layout_.crc32c_offset);
   file_.sync();
   file_.close();

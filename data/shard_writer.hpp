@@ -10,9 +10,9 @@
 
 namespace perrin::data {
 
-/// Writes one shard of format version 1: HDF5 lays the file out, then images are appended by plain writes, each with
-/// its checksum. A shard counts as written only after finish(); who needs it all or nothing writes into a folder that
-/// is renamed afterwards, as prepare() does.
+/// Writes one shard of format version 1: HDF5 lays the file out, then images are written to their places by plain
+/// writes, each with its checksum, in any order. A shard counts as written only after finish(); who needs it all or
+/// nothing writes into a folder that is renamed afterwards, as prepare() does.
 class ShardWriter {
  public:
   /// @param path        must not exist
@@ -22,8 +22,9 @@ class ShardWriter {
   ShardWriter(const std::filesystem::path& path, const ImageShape& shape, std::span<const std::int32_t> labels,
               std::span<const std::uint64_t> source_ids, const ShardAttributes& attributes);
 
-  /// Appends whole images, uint8 [b, C, H, W].
-  void append(std::span<const std::uint8_t> pixels);
+  /// Writes images [first, first + b), uint8 [b, C, H, W].
+  /// @throws DataError; std::invalid_argument for parts of images, or more than there are labels
+  void write(std::uint64_t first, std::span<const std::uint8_t> pixels);
 
   /// Writes the checksums and brings everything to the device.
   /// @throws DataError; std::logic_error if images are missing
@@ -33,6 +34,7 @@ class ShardWriter {
   ShardLayout layout_;
   File file_;
   std::vector<std::uint32_t> crc32c_;
+  std::vector<bool> written_;
 };
 
 }  // namespace perrin::data

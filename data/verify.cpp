@@ -99,7 +99,8 @@ VerifyOutcome verify_dataset(const std::filesystem::path& folder, std::size_t th
   for (std::size_t i = 0; i < shards.size(); ++i) {
     const ShardEntry& entry = manifest.shards[i];
     outcome.bytes += entry.bytes;
-    const auto unfit = damage_of([&] { shards[i].emplace(folder / entry.path, entry.bytes, ReadMethod::pread); });
+    const auto unfit = damage_of(
+        [&] { shards[i].emplace(folder / entry.path, expected_of(entry, manifest.shape), ReadMethod::pread); });
     if (unfit) outcome.damage.push_back(*unfit);
     if (!unfit && (shards[i]->size() != entry.n || shards[i]->shape() != manifest.shape)) {
       outcome.damage.push_back(DataError(folder / entry.path, "holds other images than the manifest says").what());

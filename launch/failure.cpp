@@ -8,6 +8,7 @@
 #include "comm/comm_error.hpp"
 #include "data/data_error.hpp"
 #include "launch/config/config_error.hpp"
+#include "launch/rank_failure.hpp"
 #include "launch/usage_error.hpp"
 #include "trainer/checkpoint/checkpoint_error.hpp"
 #include "trainer/run_error.hpp"
@@ -22,6 +23,8 @@ constexpr const char* kOutOfMemory = "out of memory; use a smaller train.micro_b
 Failure describe_failure(const std::exception_ptr& exception) {
   try {
     std::rethrow_exception(exception);
+  } catch (const RankFailure& failure) {
+    return {failure.code(), failure.what()};
   } catch (const UsageError& error) {
     return {ExitCode::usage, error.what()};
   } catch (const ConfigError& error) {

@@ -44,11 +44,17 @@ ExitCode run_program(std::vector<std::string> arguments, Session& session) {
   const bool has_overrides = !arguments.empty() && (arguments.front() == "train" || arguments.front() == "sample" ||
                                                     arguments.front() == "plan" || arguments.front() == "submit");
   if (has_overrides) overrides = take_overrides(arguments);
-  const std::vector<Command> commands = {prepare_command(program),          train_command(program, overrides),
-                                         evaluate_command(program),         sample_command(program, overrides),
-                                         export_command(program),           inspect_command(program),
-                                         verify_command(program),           bench_command(program),
-                                         selftest_command(program),         plan_command(program, overrides),
+  const std::vector<Command> commands = {prepare_command(program),
+                                         repack_command(program),
+                                         train_command(program, overrides),
+                                         evaluate_command(program),
+                                         sample_command(program, overrides),
+                                         export_command(program),
+                                         inspect_command(program),
+                                         verify_command(program),
+                                         bench_command(program),
+                                         selftest_command(program),
+                                         plan_command(program, overrides),
                                          submit_command(program, overrides)};
   refuse_unknown_command(commands, arguments);
   try {

@@ -11,7 +11,7 @@ Usage: launch/setup.sh [--tests] [--libtorch DIR] [--cuda auto|on|off]
 Installs what is missing to build perrin: Debian packages (as root, or by sudo), and LibTorch from the wheel of
 torch 2.11.0 in the project's own virtual environment .venv.
 
-  --tests          also what the tests need: GoogleTest and the Python packages that results are compared with
+  --tests          also what the tests need: GoogleTest, clang 16 for the fuzz targets, and the Python packages that results are compared with
   --libtorch DIR   use the LibTorch in DIR (it holds include/ and lib/) instead of the wheel; remembered in .perrin-libtorch
   --cuda MODE      auto (default): GPU libraries of LibTorch if a CUDA toolkit is found; on: required; off: left out
   --help           this text
@@ -41,8 +41,10 @@ readonly kBuildPackages=(
   build-essential cmake ninja-build ccache git ca-certificates pkg-config python3 python3-venv
   libopenmpi-dev openmpi-bin libhdf5-dev libspdlog-dev libfmt-dev libtomlplusplus-dev libcli11-dev nlohmann-json3-dev
   libpng-dev libjpeg-dev libarchive-dev libzip-dev zlib1g-dev libssl-dev dataset-fashion-mnist)
-# The Slurm daemons are for tests/slurm/testbed.sh: without an /etc/slurm/slurm.conf the packages start none of their own.
-readonly kTestPackages=(libgtest-dev libgmock-dev shellcheck hdf5-tools slurmctld slurmd slurm-client munge iproute2 libfaketime)
+# clang 14 does not compile <ranges>. The Slurm daemons are for tests/slurm/testbed.sh: without an /etc/slurm/slurm.conf the packages
+# start none of their own.
+readonly kTestPackages=(libgtest-dev libgmock-dev shellcheck hdf5-tools clang-16 libclang-rt-16-dev
+  slurmctld slurmd slurm-client munge iproute2 libfaketime)
 readonly kMinimumGcc=11 kMinimumCmake=3.25
 # Free disk that LibTorch and a build need together, in GiB: measured 1.3 and 4.8 GB installed, 0.6 and 2.3 GB downloaded, 1 to 2 GB built.
 readonly kDiskLightGib=4 kDiskFullGib=10

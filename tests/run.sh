@@ -9,8 +9,8 @@ usage() {
 Usage: tests/run.sh [--all] [--preset PRESET] [--filter TEXT]
 
 Installs what is missing (launch/setup.sh --tests), builds, and runs the C++, MPI and Python tests, six faults on a Slurm of its
-own (as root), then the tests of comm and data under address and undefined-behaviour sanitizers. Exits 0 only if something passed
-and nothing failed.
+own (as root), then the tests of comm and data under address and undefined-behaviour sanitizers, and fuzzes each parser for a few
+seconds. Exits 0 only if something passed and nothing failed.
 
   --all            also the slow suites, and comm and data under the thread sanitizer
   --preset PRESET  cpu or cuda; default: cuda where the CUDA toolkit is found, else cpu
@@ -67,11 +67,11 @@ put_nvcc_on_path
 [[ -n "$preset" ]] || preset=$(choose_preset auto "$(own_libtorch)")
 jobs=$(build_jobs)
 
-# build PRESET: configures and builds build/PRESET; the log is shown only if that fails.
+# build PRESET [ON|OFF [TARGET...]]: configures build/PRESET, with its tests or not, and builds it; the log is shown only if that fails.
 build() {
   local log="build/$1-build.log" start=$SECONDS
   say "== $1: build"
-  if ! build_preset "$1" ON "$log"; then
+  if ! build_preset "$1" "${2:-ON}" "$log" "${@:3}"; then
     tail -n 60 "$log"
     incidents+=("$1: the build failed (log: $log)")
     return 1
@@ -145,6 +145,12 @@ export TSAN_OPTIONS="suppressions=$perrin_source_dir/tests/support/tsan.supp:ign
 for sanitizer in "${sanitizers[@]}"; do
   if build "$sanitizer"; then run_ctest "$sanitizer"; fi
 done
+# A few seconds for each parser of files from outside; tests/fuzz/run.sh takes its time.
+if ! command -v clang++-16 >/dev/null; then
+  results+=(--skip "fuzz: clang++-16 is not installed")
+elif build fuzz OFF fuzz_targets; then
+  run_ctest fuzz
+fi
 
 for name in "${left_out[@]}"; do results+=(--left-out "$name"); done
 finish "${results[@]}"

@@ -353,7 +353,8 @@ void TrainingLoop::report() {
     metrics_->write(row);
     double left = static_cast<double>(in_.config.train.steps - state_.progress.step) / steps * step_seconds;
     if (in_.config.train.max_minutes > 0) left = std::min(left, in_.config.train.max_minutes * 60 - elapsed);
-    progress_->show({state_.progress.step, in_.config.train.steps, loss, rate, 1.0 / (1.0 - decay), left});
+    progress_->show(
+        format_progress({state_.progress.step, in_.config.train.steps, loss, rate, 1.0 / (1.0 - decay), left}));
   }
   state_.losses = {};
   clock_.restart();

@@ -81,6 +81,18 @@ ArrayKeys choose_arrays(const std::filesystem::path& file, const std::vector<std
   return keys;
 }
 
+std::string choose_labels(const std::filesystem::path& file, const std::vector<std::string>& names,
+                          const ArrayOptions& options) {
+  if (names.size() == 1 && options.labels_key.empty()) return names.front();
+  const std::string found = choose(file, names, options.labels_key, kLabelNames, "labels");
+  if (found.empty()) {
+    throw DataError(file, fmt::format("has no array with a usual name of labels ({}); it has: {}. Say which with "
+                                      "--labels-key",
+                                      fmt::join(kLabelNames, ", "), fmt::join(names, ", ")));
+  }
+  return found;
+}
+
 std::vector<std::int32_t> checked_labels(const std::string& name, std::span<const std::int64_t> labels,
                                          std::uint64_t images) {
   if (labels.size() != images) {

@@ -42,6 +42,10 @@ struct ArrayKeys {
 ArrayKeys choose_arrays(const std::filesystem::path& file, const std::vector<std::string>& names,
                         const ArrayOptions& options);
 
+/// The same of a file that holds labels only: a lone array needs no usual name.
+std::string choose_labels(const std::filesystem::path& file, const std::vector<std::string>& names,
+                          const ArrayOptions& options);
+
 /// Labels as int32. @throws DataError for one below -1 or beyond 31 bits, or another number than of images
 std::vector<std::int32_t> checked_labels(const std::string& name, std::span<const std::int64_t> labels,
                                          std::uint64_t images);

@@ -5,11 +5,9 @@
 #include <string_view>
 
 #include "data/source/array_source.hpp"
+#include "data/source/subset.hpp"
 
 namespace perrin::data {
-
-/// Which images of a set that comes divided.
-enum class Subset { train, test };
 
 /// Which of CIFAR-100's two labels.
 enum class CifarLabels { fine, coarse };

@@ -14,6 +14,10 @@
 namespace perrin::data {
 namespace {
 
+/// Deflate makes nothing smaller than 1/1032 (zlib's own figure): a header that promises more is lying, and must not
+/// cost a gigabyte.
+constexpr std::uint64_t kMaxDeflateRatio = 1032;
+
 /// What libpng's callbacks see.
 struct Input {
   std::span<const std::byte> rest;
@@ -59,6 +63,8 @@ class PngReader {
   }
   std::uint32_t height() const { return png_get_image_height(png_, info_); }
   std::uint32_t width() const { return png_get_image_width(png_, info_); }
+  /// Of all rows as they are stored, unpacked but not yet expanded.
+  std::uint64_t stored_bytes() const { return std::uint64_t{height()} * png_get_rowbytes(png_, info_); }
   int bit_depth() const { return png_get_bit_depth(png_, info_); }
 
   /// Settles the channels; afterwards pixels() may be called.
@@ -103,6 +109,12 @@ Picture decode_png(std::span<const std::byte> file, const std::string& name) {
   };
   require(reader.read_header());
   require_decodable_size(name, reader.height(), reader.width());
+  if (reader.stored_bytes() / kMaxDeflateRatio > file.size()) {
+    throw DataError(name,
+                    fmt::format("says it is {} x {}, which cannot be in a file of {} bytes; it is damaged: copy it "
+                                "again",
+                                reader.height(), reader.width(), file.size()));
+  }
   if (reader.bit_depth() == 16) throw DataError(name, "has 16 bits a channel, datasets have 8; convert it first");
   require(reader.expand());
   const ImageShape shape{reader.channels(), reader.height(), reader.width()};

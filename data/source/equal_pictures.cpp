@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <numeric>
 #include <span>
 #include <stdexcept>
 #include <utility>
@@ -20,26 +19,41 @@ namespace {
 /// Keeps what is held out apart from the orders in which images are stored and visited by the same seed.
 constexpr std::uint64_t kHoldOutSeedMask = 0x686f6c646f7574;  // "holdout"
 
-}  // namespace
-
-EqualPictures::EqualPictures(std::shared_ptr<const PictureSource> source, Transform transform, OnError on_error)
-    : source_(std::move(source)), transform_(std::move(transform)), images_(source_->size()) {
-  std::iota(images_.begin(), images_.end(), std::uint64_t{0});
-  if (on_error == OnError::skip) skip_failures();
-  shape_ = transformed(images_.at(0)).shape;
+Picture transformed(const PictureSource& source, const Transform& transform, std::uint64_t index) {
+  try {
+    return transform.apply(source.read(index));
+  } catch (const TransformError& error) {
+    throw DataError(source.name(index), error.what());
+  }
 }
 
-void EqualPictures::skip_failures() {
-  std::erase_if(images_, [this](std::uint64_t image) {
+}  // namespace
+
+std::vector<UnfitPicture> find_unfit(const PictureSource& source, const Transform& transform, const Part& part,
+                                     const std::function<void(std::uint64_t done)>& progress) {
+  std::vector<UnfitPicture> unfit;
+  std::uint64_t done = 0;
+  for (std::uint64_t index = part.index; index < source.size(); index += part.count) {
     try {
-      static_cast<void>(transformed(image));
-      return false;
+      static_cast<void>(transformed(source, transform, index));
     } catch (const DataError& error) {
-      skipped_.emplace_back(error.what());
-      return true;
+      unfit.push_back({index, error.what()});
     }
-  });
-  if (images_.empty()) throw DataError(source_->name(0), "and every other image failed; " + skipped_.front());
+    progress(++done);
+  }
+  return unfit;
+}
+
+EqualPictures::EqualPictures(std::shared_ptr<const PictureSource> source, Transform transform,
+                             std::span<const UnfitPicture> left_out)
+    : source_(std::move(source)), transform_(std::move(transform)) {
+  std::vector<bool> is_left_out(source_->size());
+  for (const UnfitPicture& picture : left_out) is_left_out.at(picture.index) = true;
+  for (std::uint64_t index = 0; index < source_->size(); ++index) {
+    if (!is_left_out[index]) images_.push_back(index);
+  }
+  if (images_.empty()) throw DataError(source_->name(0), "and every other image failed; " + left_out.front().reason);
+  shape_ = transformed(*source_, transform_, images_.front()).shape;
 }
 
 std::pair<EqualPictures, EqualPictures> EqualPictures::hold_out(std::uint64_t count, std::uint64_t seed) const {
@@ -64,17 +78,15 @@ std::string EqualPictures::digest() const {
   return hash.hex();
 }
 
-Picture EqualPictures::transformed(std::uint64_t source_index) const {
-  try {
-    return transform_.apply(source_->read(source_index));
-  } catch (const TransformError& error) {
-    throw DataError(source_->name(source_index), error.what());
-  }
+std::string EqualPictures::transform() const {
+  const std::string before = source_->transform(), now = transform_.description();
+  if (before == "none") return now;
+  return now == "none" ? before : before + ", " + now;
 }
 
 void EqualPictures::read(std::uint64_t index, std::span<std::uint8_t> pixels) const {
   if (pixels.size() != shape_.bytes()) throw std::invalid_argument("EqualPictures::read: wrong buffer size");
-  const Picture picture = transformed(images_.at(index));
+  const Picture picture = transformed(*source_, transform_, images_.at(index));
   if (picture.shape.channels != shape_.channels) {
     throw DataError(source_->name(images_[index]),
                     fmt::format("has {} channels, the first image has {}; make them alike with --channels 3 (or 1)",

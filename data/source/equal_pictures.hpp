@@ -1,25 +1,37 @@
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "data/image_source.hpp"
+#include "data/part.hpp"
 #include "data/source/picture_source.hpp"
 #include "data/source/transform.hpp"
 
 namespace perrin::data {
 
-/// What is done about an image that cannot be decoded or transformed.
-enum class OnError { fail, skip };
+/// A picture that cannot be decoded or transformed.
+struct UnfitPicture {
+  std::uint64_t index = 0;
+  std::string reason;  // names it
+};
+
+/// Decodes and transforms the pictures of a part, to find those that fail.
+/// @param progress  called with the pictures of this part that are done
+std::vector<UnfitPicture> find_unfit(const PictureSource& source, const Transform& transform, const Part& part,
+                                     const std::function<void(std::uint64_t done)>& progress);
 
 /// Pictures of any source, transformed, as prepare() wants them: all of one shape, that of the first.
 class EqualPictures : public ImageSource {
  public:
-  /// @param on_error  skip: every image is decoded now, and those that fail are left out; the others are numbered anew
-  /// @throws DataError for a source without images, or (unless they are skipped) a first image that fails
-  EqualPictures(std::shared_ptr<const PictureSource> source, Transform transform, OnError on_error = OnError::fail);
+  /// @param left_out  no images of this source; the others are numbered anew
+  /// @throws DataError for a source without images, or a first image that fails
+  EqualPictures(std::shared_ptr<const PictureSource> source, Transform transform,
+                std::span<const UnfitPicture> left_out = {});
 
   /// The images drawn by `seed` to be held out, and the others, in their order.
   /// @throws std::invalid_argument unless 0 < count < size()
@@ -32,20 +44,13 @@ class EqualPictures : public ImageSource {
   /// @throws DataError naming the image, also for one of another shape than the first
   void read(std::uint64_t index, std::span<std::uint8_t> pixels) const override;
   std::string kind() const override { return source_->kind(); }
-  std::string transform() const override { return transform_.description(); }
+  std::string transform() const override;
   std::string digest() const override;
 
-  /// What was wrong with the images that were left out.
-  const std::vector<std::string>& skipped() const { return skipped_; }
-
  private:
-  Picture transformed(std::uint64_t source_index) const;
-  void skip_failures();
-
   std::shared_ptr<const PictureSource> source_;
   Transform transform_;
   std::vector<std::uint64_t> images_;  // numbers in the source, rising
-  std::vector<std::string> skipped_;
   ImageShape shape_;
 };
 

@@ -22,6 +22,8 @@ namespace perrin::data {
 namespace {
 
 constexpr std::uint8_t kUnsignedByte = 0x08;  // the IDX code of the element type
+/// How the names of MNIST's four files start: images and labels to train with, and to test.
+constexpr std::array<std::string_view, 4> kMembers{"train-images", "train-labels", "t10k-images", "t10k-labels"};
 constexpr std::size_t kMagicBytes = 4;
 constexpr std::size_t kExtentBytes = 4;
 constexpr unsigned kGzipBlockBytes = 1 << 20;
@@ -137,7 +139,32 @@ Idx read_idx(const std::filesystem::path& path, std::size_t rank, std::string_vi
   return idx;
 }
 
+/// The one file of a folder whose name starts so.
+std::filesystem::path member_of(const std::filesystem::path& folder, std::string_view start) {
+  std::vector<std::filesystem::path> plain, packed;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    if (!entry.path().filename().string().starts_with(start)) continue;
+    (entry.path().extension() == ".gz" ? packed : plain).push_back(entry.path());
+  }
+  const auto& found = plain.empty() ? packed : plain;
+  if (found.empty()) throw DataError(folder, fmt::format("has no file {}*; download all four files of the set", start));
+  if (found.size() > 1)
+    throw DataError(folder, fmt::format("has {} files {}*; name two with --images and --labels", found.size(), start));
+  return found.front();
+}
+
 }  // namespace
+
+bool is_idx_member(std::string_view name) {
+  return std::any_of(kMembers.begin(), kMembers.end(), [&](std::string_view start) { return name.starts_with(start); });
+}
+
+std::unique_ptr<ArraySource> read_idx_folder(const std::filesystem::path& folder, Subset subset,
+                                             std::vector<std::string> class_names) {
+  const std::size_t first = subset == Subset::train ? 0 : 2;
+  return read_idx_pair(member_of(folder, kMembers[first]), member_of(folder, kMembers[first + 1]),
+                       std::move(class_names));
+}
 
 std::unique_ptr<ArraySource> read_idx_pair(const std::filesystem::path& images, const std::filesystem::path& labels,
                                            std::vector<std::string> class_names) {

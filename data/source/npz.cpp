@@ -192,6 +192,17 @@ bool is_npz(const ZipArchive& archive) {
                                          [](const ZipMember& member) { return member.name.ends_with(kEnding); });
 }
 
+std::vector<NpzArray> list_npz(const ZipArchive& archive) {
+  std::vector<NpzArray> arrays;
+  for (std::size_t member = 0; member < archive.members().size(); ++member) {
+    const std::string& file = archive.members()[member].name;
+    ZipStream stream = archive.open(member);
+    const NpyHeader header = read_header(stream, archive.name(member));
+    arrays.push_back({file.substr(0, file.size() - kEnding.size()), header.descr, header.shape});
+  }
+  return arrays;
+}
+
 std::unique_ptr<ArraySource> read_npz(const ZipArchive& archive, const ArrayOptions& options,
                                       std::vector<std::string> class_names) {
   const NpzReader reader(archive);

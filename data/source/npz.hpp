@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -14,6 +15,17 @@ class ZipArchive;
 
 /// Whether a zip archive is one that numpy.savez wrote: nothing but .npy files.
 bool is_npz(const ZipArchive& archive);
+
+/// One array of an archive, by its header.
+struct NpzArray {
+  std::string name;
+  std::string type;  // numpy's: "|u1", "<f4"
+  std::vector<std::uint64_t> shape;
+};
+
+/// What arrays an archive of numpy.savez holds, without reading them.
+/// @throws DataError for members that are no arrays, or Python objects (which are pickles)
+std::vector<NpzArray> list_npz(const ZipArchive& archive);
 
 /// Arrays of numpy.savez or savez_compressed: uint8 images of rank 3 or 4, and labels of any integer type, rank 1.
 /// As guided-diffusion's sampler writes: arr_0 [n, H, W, C], arr_1 [n].

@@ -24,6 +24,8 @@ class PictureSource {
   virtual std::string name(std::uint64_t index) const = 0;
   /// What kind of source this is, for the record: "cifar-10".
   virtual std::string kind() const = 0;
+  /// What was done to the pixels before they were stored so, for the record.
+  virtual std::string transform() const { return "none"; }
   /// SHA-256 over all images, as they are stored, and labels: equal digests mean equal datasets.
   virtual std::string digest() const = 0;
 };

@@ -18,6 +18,7 @@ struct Command {
 
 // Each adds its options to the program; the values live in the command.
 Command prepare_command(CLI::App& program);
+Command repack_command(CLI::App& program);
 // Overrides are the dotted ones, already taken out of the command line.
 Command train_command(CLI::App& program, const std::vector<Override>& overrides);
 Command evaluate_command(CLI::App& program);

@@ -15,6 +15,7 @@
 
 #include "data/batch_loader.hpp"
 #include "data/data_error.hpp"
+#include "data/hdf5_session.hpp"
 #include "data/mapped_file.hpp"
 #include "data/sample_order.hpp"
 
@@ -53,38 +54,36 @@ class Hdf5Images {
       : shape_(dataset.shape()), starts_(shard_starts(dataset.manifest())) {
     for (const data::ShardEntry& shard : dataset.manifest().shards) {
       const std::filesystem::path path = dataset.folder() / shard.path;
-      files_.push_back(H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT));
-      images_.push_back(files_.back() < 0 ? H5I_INVALID_HID : H5Dopen2(files_.back(), "images", H5P_DEFAULT));
-      spaces_.push_back(images_.back() < 0 ? H5I_INVALID_HID : H5Dget_space(images_.back()));
-      if (spaces_.back() < 0) throw data::DataError(path, "HDF5 cannot open it; look at `perrin inspect`");
+      const auto require = [&](hid_t id) {
+        if (id < 0) throw data::DataError(path, "HDF5 cannot open it; look at `perrin inspect`");
+        return id;
+      };
+      files_.emplace_back(require(H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT)));
+      images_.emplace_back(require(H5Dopen2(files_.back().get(), "images", H5P_DEFAULT)));
+      spaces_.emplace_back(require(H5Dget_space(images_.back().get())));
     }
-  }
-  Hdf5Images(const Hdf5Images&) = delete;
-  Hdf5Images& operator=(const Hdf5Images&) = delete;
-  ~Hdf5Images() {
-    for (const hid_t space : spaces_) H5Sclose(space);
-    for (const hid_t images : images_) H5Dclose(images);
-    for (const hid_t file : files_) H5Fclose(file);
   }
 
   void read(std::uint64_t first, std::uint64_t count, std::span<std::uint8_t> pixels) const {
-    for_each_part(starts_, shape_.bytes(), first, count, pixels,
-                  [&](std::size_t shard, hsize_t index, hsize_t images, std::span<std::uint8_t> part) {
-                    const std::array<hsize_t, 4> from = {index, 0, 0, 0};
-                    const std::array<hsize_t, 4> extents = {images, shape_.channels, shape_.height, shape_.width};
-                    H5Sselect_hyperslab(spaces_[shard], H5S_SELECT_SET, from.data(), nullptr, extents.data(), nullptr);
-                    const hid_t memory = H5Screate_simple(4, extents.data(), nullptr);
-                    const herr_t status =
-                        H5Dread(images_[shard], H5T_NATIVE_UINT8, memory, spaces_[shard], H5P_DEFAULT, part.data());
-                    H5Sclose(memory);
-                    if (status < 0) throw std::runtime_error("H5Dread failed");
-                  });
+    for_each_part(
+        starts_, shape_.bytes(), first, count, pixels,
+        [&](std::size_t shard, hsize_t index, hsize_t images, std::span<std::uint8_t> part) {
+          const std::array<hsize_t, 4> from = {index, 0, 0, 0};
+          const std::array<hsize_t, 4> extents = {images, shape_.channels, shape_.height, shape_.width};
+          const data::Hdf5Space memory(H5Screate_simple(4, extents.data(), nullptr));
+          const hid_t space = spaces_[shard].get();
+          if (H5Sselect_hyperslab(space, H5S_SELECT_SET, from.data(), nullptr, extents.data(), nullptr) < 0 ||
+              H5Dread(images_[shard].get(), H5T_NATIVE_UINT8, memory.get(), space, H5P_DEFAULT, part.data()) < 0)
+            throw std::runtime_error("H5Dread failed");
+        });
   }
 
  private:
   data::ImageShape shape_;
   std::vector<std::uint64_t> starts_;
-  std::vector<hid_t> files_, images_, spaces_;
+  std::vector<data::Hdf5File> files_;
+  std::vector<data::Hdf5Dataset> images_;
+  std::vector<data::Hdf5Space> spaces_;
 };
 
 /// The images of every shard as mapped memory, its pages in place.

@@ -8,9 +8,8 @@
 #include "comm/flight_report.hpp"
 #include "data/batch_loader.hpp"
 #include "data/dataset.hpp"
-#include "data/shard_reader.hpp"
 #include "launch/commands/command.hpp"
-#include "launch/commands/dataset_folder.hpp"
+#include "launch/commands/inspect_foreign.hpp"
 #include "launch/config/key_table.hpp"
 #include "launch/config/read.hpp"
 #include "launch/usage_error.hpp"
@@ -42,38 +41,6 @@ void write_contact_sheet(const data::Dataset& dataset, const std::filesystem::pa
   const at::Tensor images =
       at::from_blob(batch.images.data(), {count, shape.channels, shape.height, shape.width}, at::kByte);
   trainer::write_png(file, trainer::make_grid(images, (count + kColumns - 1) / kColumns, kColumns));
-}
-
-/// One shard without its manifest.
-Json inspect_shard(const std::filesystem::path& file) {
-  const data::ShardReader shard(file);
-  const data::ShardAttributes& attributes = shard.attributes();
-  std::vector<std::uint64_t> histogram(attributes.class_names.size());
-  std::uint64_t unlabelled = 0;
-  for (std::uint64_t i = 0; i < shard.size(); ++i) {
-    const std::int32_t label = shard.label(i);
-    if (label < 0) {
-      ++unlabelled;
-      continue;
-    }
-    const auto index = static_cast<std::size_t>(label);
-    if (index >= histogram.size()) histogram.resize(index + 1);
-    ++histogram[index];
-  }
-  return {{"kind", "shard"},
-          {"path", file.string()},
-          {"images", shard.size()},
-          {"image_shape", {shard.shape().channels, shard.shape().height, shard.shape().width}},
-          {"class_names", attributes.class_names},
-          {"class_histogram", histogram},
-          {"unlabelled", unlabelled},
-          {"converter", attributes.converter},
-          {"transform", attributes.transform},
-          {"shuffle_seed", attributes.shuffle_seed},
-          {"dataset_uuid", attributes.dataset_uuid},
-          {"shard_index", attributes.shard_index},
-          {"num_shards", attributes.num_shards},
-          {"bytes", std::filesystem::file_size(file)}};
 }
 
 Json inspect_dataset(const data::Dataset& dataset) {
@@ -186,14 +153,15 @@ Json inspect_run(const std::filesystem::path& path) {
 }
 
 Json inspect_path(const InspectArguments& arguments) {
-  if (is_dataset(arguments.path)) {
+  if (data::is_dataset(arguments.path)) {
     const data::Dataset dataset(arguments.path);
     if (!arguments.contact_sheet.empty()) write_contact_sheet(dataset, arguments.contact_sheet);
     return inspect_dataset(dataset);
   }
   if (!arguments.contact_sheet.empty())
     throw UsageError("--contact-sheet draws the images of a dataset; " + arguments.path.string() + " is none");
-  return std::filesystem::is_regular_file(arguments.path) ? inspect_shard(arguments.path) : inspect_run(arguments.path);
+  if (std::filesystem::is_regular_file(arguments.path)) return inspect_file(arguments.path);
+  return is_model_folder(arguments.path) ? inspect_model_folder(arguments.path) : inspect_run(arguments.path);
 }
 
 ExitCode inspect(const InspectArguments& arguments) {
@@ -206,9 +174,12 @@ ExitCode inspect(const InspectArguments& arguments) {
 
 Command inspect_command(CLI::App& program) {
   CLI::App* app = program.add_subcommand(
-      "inspect", "Say what a run, a checkpoint, a dataset or a shard holds, with its SHA-256 sums");
+      "inspect", "Say what a run, checkpoint, dataset, shard, model or sample file holds, with its SHA-256 sums");
   const auto arguments = std::make_shared<InspectArguments>();
-  app->add_option("PATH", arguments->path, "A run folder (its newest checkpoint), a checkpoint, a dataset or a shard")
+  app->add_option(
+         "PATH", arguments->path,
+         "A run folder (its newest checkpoint), a checkpoint, a dataset, a shard, a diffusers folder, a .safetensors "
+         "file, or an .npz file")
       ->required()
       ->type_name("PATH");
   app->add_option("--contact-sheet", arguments->contact_sheet, "Write the first 64 images of a dataset as a PNG")
@@ -216,6 +187,7 @@ Command inspect_command(CLI::App& program) {
   app->add_flag("--json", arguments->json, "Print JSON");
   app->footer(
       "A checkpoint is verified first: every file must have the length and SHA-256 that its manifest says.\n"
+      "Pickles are never opened.\n"
       "Of a run whose last start ended badly it says which ranks failed or were late, and at which operation.\n"
       "\n"
       "Example:\n"

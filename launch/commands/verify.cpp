@@ -1,8 +1,6 @@
 #include "data/verify.hpp"
 
-#include <fmt/format.h>
 #include <spdlog/spdlog.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -10,8 +8,9 @@
 #include <thread>
 #include <vector>
 
+#include "data/manifest.hpp"
 #include "launch/commands/command.hpp"
-#include "launch/commands/dataset_folder.hpp"
+#include "launch/work_progress.hpp"
 #include "trainer/checkpoint/checkpoint_error.hpp"
 #include "trainer/checkpoint/checkpoint_folder.hpp"
 #include "trainer/checkpoint/checkpoint_name.hpp"
@@ -26,18 +25,11 @@ struct VerifyArguments {
   unsigned threads = std::max(1U, std::thread::hardware_concurrency());
 };
 
-/// A counter on the last line of a terminal; nothing elsewhere.
-data::VerifyProgress progress_on_terminal() {
-  if (::isatty(STDERR_FILENO) != 1) return {};
-  return [](std::uint64_t done, std::uint64_t total) {
-    fmt::print(stderr, "\r{} %{}", 100 * done / total, done == total ? "\n" : "");
-    std::fflush(stderr);
-  };
-}
-
 ExitCode verify_dataset(const VerifyArguments& arguments) {
   const auto begun = std::chrono::steady_clock::now();
-  const data::VerifyOutcome outcome = data::verify_dataset(arguments.path, arguments.threads, progress_on_terminal());
+  WorkProgress progress({"MB", 1e6});
+  const data::VerifyOutcome outcome = data::verify_dataset(
+      arguments.path, arguments.threads, [&](std::uint64_t done, std::uint64_t total) { progress.show(done, total); });
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begun;
   for (const std::string& sentence : outcome.damage) spdlog::error("{}", sentence);
   if (!outcome.damage.empty()) return ExitCode::data;
@@ -84,7 +76,7 @@ Command verify_command(CLI::App& program) {
       "Example:\n"
       "  perrin verify data/fashion-mnist/train\n");
   return {app, [arguments](Session&) {
-            return is_dataset(arguments->path) ? verify_dataset(*arguments) : verify_checkpoints(arguments->path);
+            return data::is_dataset(arguments->path) ? verify_dataset(*arguments) : verify_checkpoints(arguments->path);
           }};
 }
 

@@ -32,6 +32,13 @@ class DatasetFolder : public ::testing::Test {
     return message;
   }
 
+  /// As manifests were before they told of the shards' metadata; other programs may still write such.
+  void forget_metadata() {
+    Manifest manifest = read_manifest(path_);
+    for (ShardEntry& shard : manifest.shards) shard.metadata = {};
+    write_contents(path_ / "manifest.json", to_json(manifest));
+  }
+
   const PatternSource source_{kImages, kShape};
   const TemporaryFolder folder_;
   const fs::path path_ = folder_ / "set";
@@ -90,12 +97,16 @@ TEST_F(DatasetFolder, SwappedShardsAreFound) {
   fs::rename(path_ / "shard-00000.h5", folder_ / "x");
   fs::rename(path_ / "shard-00001.h5", path_ / "shard-00000.h5");
   fs::rename(folder_ / "x", path_ / "shard-00001.h5");
+  EXPECT_THAT(refusal(), HasSubstr("shard-00000.h5: is damaged outside its pixels, or is another shard"));
+  forget_metadata();
   EXPECT_THAT(refusal(), HasSubstr("is shard 1 of 5, where shard 0 of 5 belongs"));
 }
 
 TEST_F(DatasetFolder, AShardOfAnotherDataSetIsFound) {
   prepare(source_, {.output = folder_ / "other", .shard_images = 12, .shuffle_seed = 5});
   fs::copy_file(folder_ / "other/shard-00002.h5", path_ / "shard-00002.h5", fs::copy_options::overwrite_existing);
+  EXPECT_THAT(refusal(), HasSubstr("shard-00002.h5: is damaged outside its pixels, or is another shard"));
+  forget_metadata();
   EXPECT_THAT(refusal(), HasSubstr("shard-00002.h5: belongs to dataset "));
 }
 
@@ -132,6 +143,8 @@ TEST_F(DatasetFolder, EveryTruncatedManifestIsRefused) {
     write_contents(path_ / "manifest.json", good.substr(0, length));
     EXPECT_THAT(refusal(), HasSubstr("manifest.json: byte ")) << length;
   }
+  write_contents(path_ / "manifest.json", R"({"n": 204e797872})");  // found by tests/fuzz/manifest.cpp
+  EXPECT_THAT(refusal(), HasSubstr("manifest.json: has a number that is none"));
   write_contents(path_ / "manifest.json", "[1, 2]");
   EXPECT_THAT(refusal(), HasSubstr("is not an object"));
 }
@@ -150,9 +163,40 @@ TEST_F(DatasetFolder, FingerprintFollowsTheContents) {
   EXPECT_NE(Dataset(folder_ / "seed").fingerprint(), here);
 }
 
+TEST_F(DatasetFolder, OpensWhereTheManifestTellsNothingOfTheMetadata) {
+  forget_metadata();
+  EXPECT_TRUE(read_manifest(path_).shards.front().metadata.sha256.empty());
+  EXPECT_EQ(Dataset(path_).size(), kImages);
+}
+
+TEST_F(DatasetFolder, RefusesMetadataThatContradictsItself) {
+  const Manifest good = read_manifest(path_);
+  const auto refusal_of = [&](const auto& change) {
+    Manifest manifest = good;
+    change(manifest.shards[1]);
+    write_contents(path_ / "manifest.json", to_json(manifest));
+    return refusal();
+  };
+  EXPECT_THAT(refusal_of([](ShardEntry& shard) { shard.metadata.images_offset = shard.bytes; }),
+              HasSubstr("cannot hold the 720 bytes of /images"));
+  EXPECT_THAT(refusal_of([](ShardEntry& shard) { shard.metadata.images_offset = UINT64_MAX; }),
+              HasSubstr("cannot hold the 720 bytes of /images"));
+  EXPECT_THAT(refusal_of([](ShardEntry& shard) { shard.metadata.sha256[0] = 'g'; }),
+              HasSubstr("'shards[1].metadata.sha256' is not 64 hexadecimal digits"));
+  EXPECT_THAT(refusal_of([](ShardEntry& shard) { shard.bytes = 719; }),
+              HasSubstr("'shards[1].bytes' cannot hold so many images"));
+  // A digest that fits its own, wrong, place: HDF5's word for the place must be the same.
+  EXPECT_THAT(refusal_of([&](ShardEntry& shard) {
+                const File file = File::open_for_reading(path_ / shard.path);
+                shard.metadata = {64, metadata_sha256(file, 64, 720)};
+              }),
+              HasSubstr("64 by the manifest"));
+}
+
 TEST_F(DatasetFolder, ManifestSurvivesItsText) {
   const Manifest manifest = read_manifest(path_);
   EXPECT_EQ(parse_manifest(to_json(manifest), "m"), manifest);
+  EXPECT_FALSE(manifest.shards.back().metadata.sha256.empty());
   EXPECT_EQ(manifest.class_histogram.size(), 7u);
   EXPECT_EQ(manifest.unlabelled, 4u);
   EXPECT_EQ(manifest.class_names.back(), "gé");

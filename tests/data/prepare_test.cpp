@@ -14,6 +14,7 @@
 namespace perrin::data::test {
 namespace {
 
+using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -173,7 +174,8 @@ class InterruptedPrepare : public ::testing::Test {
 TEST_F(InterruptedPrepare, LeavesNothingThatLooksFinishedAndGoesOnAfterTheWholeShards) {
   EXPECT_THAT(names_in(folder_.path()), ElementsAre(".set.lock", ".set.partial"));
   EXPECT_THAT(names_in(folder_ / ".set.partial"),
-              ElementsAre("shard-00000.h5", "shard-00001.h5", "shard-00002.h5", "shard-00003.h5.unfinished"));
+              ElementsAre("shard-00000.h5", "shard-00000.h5.sha256", "shard-00001.h5", "shard-00001.h5.sha256",
+                          "shard-00002.h5", "shard-00002.h5.sha256", "shard-00003.h5.unfinished"));
   const CountingSource again(400, kShape);
   const PrepareOutcome outcome = prepare(again, options_);
   EXPECT_FALSE(outcome.was_there);
@@ -193,11 +195,85 @@ TEST_F(InterruptedPrepare, WritesAgainWhatWasDamagedSince) {
   EXPECT_EQ(fingerprint(outcome.manifest), uninterrupted_fingerprint());
 }
 
+TEST_F(InterruptedPrepare, TrustsNoByteThatWasNotWrittenNotEvenPadding) {
+  const fs::path damaged = folder_ / ".set.partial/shard-00001.h5";
+  flip_bit(damaged, ShardReader(damaged).layout().images_offset - 1);  // between the header and the aligned images
+  EXPECT_NO_THROW(ShardReader{damaged}) << "readers do not look there";
+  fs::remove(folder_ / ".set.partial/shard-00002.h5.sha256");
+  const CountingSource again(400, kShape);
+  const PrepareOutcome outcome = prepare(again, options_);
+  EXPECT_EQ(again.reads, 350);
+  EXPECT_THAT(names_in(folder_ / "set"), Contains("shard-00007.h5"));
+  EXPECT_EQ(fingerprint(outcome.manifest), uninterrupted_fingerprint());
+}
+
+TEST_F(InterruptedPrepare, LeavesNoShardBeyondTheLastOfALaterDivision) {
+  prepare(source_, {.output = folder_ / "set", .shard_images = 300});
+  EXPECT_THAT(names_in(folder_ / "set"), ElementsAre("manifest.json", "shard-00000.h5", "shard-00001.h5"));
+}
+
+TEST_F(InterruptedPrepare, IsFinishedByAnotherNumberOfProcesses) {
+  const CountingSource again(400, kShape);
+  Preparation first(again, options_, again.digest()), second(again, options_, again.digest()),
+      third(again, options_, again.digest());
+  EXPECT_FALSE(first.begin());
+  std::vector<std::uint64_t> done;
+  third.write({2, 3}, [&](std::uint64_t now) { done.push_back(now); });
+  EXPECT_THAT(done, ElementsAre(50, 100));  // shards 2, there already, and 5
+  second.write({1, 3}, [](std::uint64_t) {});
+  first.write({0, 3}, [](std::uint64_t) {});
+  const Manifest manifest = first.publish();
+  EXPECT_EQ(again.reads, 250);
+  EXPECT_EQ(fingerprint(manifest), uninterrupted_fingerprint());
+  EXPECT_THAT(names_in(folder_.path()), ElementsAre("other", "set"));
+}
+
 TEST_F(InterruptedPrepare, KeepsNoShardOfAnotherDataSet) {
   const PrepareOptions others{.output = folder_ / "set", .shard_images = 50, .shuffle_seed = 1};
   const CountingSource again(400, kShape);
   prepare(again, others);
   EXPECT_EQ(again.reads, 400);
+}
+
+TEST(Prepare, PartsGiveTheFilesOfOneProcess) {
+  const TemporaryFolder folder;
+  const PatternSource source(400, kShape);
+  prepare(source, {.output = folder / "alone", .shard_images = 70});
+  const PrepareOptions options{.output = folder / "parts", .shard_images = 70};
+  for (const std::uint64_t parts : {2, 4, 9}) {
+    fs::remove_all(folder / "parts");
+    Preparation preparation(source, options, source.digest());
+    ASSERT_FALSE(preparation.begin());
+    for (std::uint64_t part = parts; part-- > 0;) preparation.write({part, parts}, [](std::uint64_t) {});
+    preparation.publish();
+    ASSERT_EQ(names_in(folder / "alone"), names_in(folder / "parts"));
+    for (const std::string& name : names_in(folder / "alone"))
+      EXPECT_EQ(contents_of(folder / "alone" / name), contents_of(folder / "parts" / name)) << name;
+  }
+}
+
+TEST(Prepare, AMissingPartIsNamedAndNothingIsPublished) {
+  const TemporaryFolder folder;
+  const PatternSource source(100, kShape);
+  const PrepareOptions options{.output = folder / "set", .shard_images = 50};
+  {
+    Preparation preparation(source, options, source.digest());
+    EXPECT_THAT(data_error_of([&] { preparation.write({1, 2}, [](std::uint64_t) {}); }), HasSubstr("on a file system"));
+    ASSERT_FALSE(preparation.begin());
+    preparation.write({1, 2}, [](std::uint64_t) {});
+    EXPECT_THAT(data_error_of([&] { preparation.publish(); }), HasSubstr("shard-00000.h5: should have been written"));
+  }
+  EXPECT_THAT(names_in(folder.path()), ElementsAre(".set.partial"));
+}
+
+TEST(Prepare, KeepsTheOrderWhenAsked) {
+  const TemporaryFolder folder;
+  prepare(PatternSource(100, kShape),
+          {.output = folder / "set", .shard_images = 40, .shuffle_seed = 5, .keep_order = true});
+  const Dataset dataset(folder / "set");
+  for (std::uint64_t i = 0; i < 100; ++i) EXPECT_EQ(dataset.source_id(i), i);
+  EXPECT_EQ(dataset.manifest().shuffle_algorithm, "none");
+  EXPECT_EQ(dataset.manifest().shuffle_seed, 0u);
 }
 
 TEST(Prepare, ClearsAwayOnlyItsOwnLeftovers) {

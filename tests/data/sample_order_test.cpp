@@ -2,9 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <set>
+#include <span>
 #include <stdexcept>
+#include <type_traits>
 #include <vector>
 
 namespace perrin::data {
@@ -55,6 +58,30 @@ TEST(SampleOrder, StaysInRangeForTheLargestSizes) {
     }
     EXPECT_GE(seen.size(), 990u);  // two epochs meet here, each without repeats
   }
+}
+
+TEST(SampleOrder, AMillionPositionsInARowMeetNoSampleTwiceAtTenToTheTwelve) {
+  constexpr std::uint64_t kSize = 1'000'000'000'000;
+  constexpr std::size_t kWindow = 1'000'000, kBlock = 4096;
+  for (const std::uint64_t first : {std::uint64_t{0}, kSize / 3, 2 * kSize - kWindow}) {  // each within one epoch
+    std::vector<std::uint64_t> samples(kWindow);
+    const SampleOrder order(kSize, 5);
+    // In blocks, as batches are read: a block needs no more memory than it holds, wherever it lies.
+    for (std::size_t done = 0; done < kWindow; done += kBlock)
+      order.fill(first + done, std::span(samples).subspan(done, std::min(kBlock, kWindow - done)));
+    std::sort(samples.begin(), samples.end());
+    EXPECT_EQ(std::adjacent_find(samples.begin(), samples.end()), samples.end()) << first;
+    EXPECT_LT(samples.back(), kSize);
+    // Spread over all of it: the largest gap of a million uniform numbers is near ln(10^6) = 13.8 mean gaps.
+    std::uint64_t largest_gap = samples.front();
+    for (std::size_t i = 1; i < kWindow; ++i) largest_gap = std::max(largest_gap, samples[i] - samples[i - 1]);
+    EXPECT_LT(largest_gap, 30 * (kSize / kWindow)) << first;
+  }
+}
+
+TEST(SampleOrder, NeedsTheSameMemoryForAnySize) {
+  // The whole of its state: no table grows with the number of samples.
+  static_assert(sizeof(SampleOrder) <= 32 && std::is_trivially_copyable_v<SampleOrder>);
 }
 
 TEST(SampleOrder, SeekingEqualsReadingOn) {

@@ -24,7 +24,7 @@ class HostileShard : public ::testing::Test {
     ShardWriter writer(path_, kShape, labels, ids, {"uuid", 0, 1, {}, "test", "none", 0});
     std::vector<std::uint8_t> pixels(kImages * kShape.bytes());
     for (std::size_t i = 0; i < pixels.size(); ++i) pixels[i] = pixel_of(i / kShape.bytes(), i % kShape.bytes());
-    writer.append(pixels);
+    writer.write(0, pixels);
     writer.finish();
   }
 

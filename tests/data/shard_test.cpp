@@ -27,8 +27,8 @@ void write_shard(const fs::path& path, std::uint64_t images = kImages, ImageShap
     source.read(i, std::span(pixels).subspan(i * shape.bytes(), shape.bytes()));
   }
   ShardWriter writer(path, shape, labels, source_ids, some_attributes());
-  writer.append(std::span(pixels).first(shape.bytes()));
-  writer.append(std::span(pixels).subspan(shape.bytes()));
+  writer.write(1, std::span(pixels).subspan(shape.bytes()));  // in any order
+  writer.write(0, std::span(pixels).first(shape.bytes()));
   writer.finish();
 }
 
@@ -118,7 +118,7 @@ TEST(Shard, ATruncatedFileSaysBothSizes) {
                                    std::uint64_t{7}, std::uint64_t{1}, std::uint64_t{0}}) {
     fs::resize_file(folder / "s.h5", kept);
     if (kept > 0) {
-      EXPECT_THAT(data_error_of([&] { ShardReader shard(folder / "s.h5", size); }),
+      EXPECT_THAT(data_error_of([&] { ShardReader shard(folder / "s.h5", ExpectedShard{.bytes = size}); }),
                   HasSubstr("has " + std::to_string(kept) + " of " + std::to_string(size) + " bytes; it is truncated"));
     }
     EXPECT_THAT(data_error_of([&] { ShardReader shard(folder / "s.h5"); }), HasSubstr("s.h5: ")) << kept;
@@ -154,9 +154,13 @@ TEST(Shard, MissingImagesAreNotedAtTheEnd) {
   const std::vector<std::uint64_t> ids(2);
   const std::vector<std::uint8_t> pixels(3 * kShape.bytes());
   ShardWriter writer(folder / "s.h5", kShape, labels, ids, some_attributes());
-  EXPECT_THROW(writer.append(std::span(pixels).first(kShape.bytes() + 1)), std::invalid_argument);
-  EXPECT_THROW(writer.append(pixels), std::invalid_argument);
+  EXPECT_THROW(writer.write(0, std::span(pixels).first(kShape.bytes() + 1)), std::invalid_argument);
+  EXPECT_THROW(writer.write(0, pixels), std::invalid_argument);
+  EXPECT_THROW(writer.write(2, std::span(pixels).first(kShape.bytes())), std::invalid_argument);
+  writer.write(1, std::span(pixels).first(kShape.bytes()));
   EXPECT_THROW(writer.finish(), std::logic_error);
+  writer.write(0, std::span(pixels).first(kShape.bytes()));
+  writer.finish();
 }
 
 TEST(ShardDeathTest, OpensWhereHdf5IsToldToLockAndCannot) {

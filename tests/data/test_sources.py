@@ -1,7 +1,9 @@
 """Every kind of source against an independent reader: what h5py finds in the shards is what numpy and Pillow read."""
 
+import gzip
 import io
 import json
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -240,6 +242,205 @@ def test_hdf5_that_is_ambiguous_hostile_or_of_other_types_is_refused(refuse, tmp
     assert "cannot be opened" in refuse(tmp_path / "a.h5")
 
 
+@pytest.mark.parametrize("chunks", [(7, 3, 6, 5), (100, 1, 6, 5), (3, 2, 4, 4)])
+def test_chunked_hdf5_is_unpacked_block_by_block(perrin, tmp_path, chunks):
+    images = RANDOM.integers(0, 256, (100, 3, 6, 5), dtype=np.uint8)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("images", data=images, chunks=chunks, compression="gzip")
+    perrin("prepare", tmp_path / "a.h5", "--output", tmp_path / "set", "--shard-images", 30)
+    assert np.array_equal(stored_by_source(tmp_path / "set")[0], images)
+
+
+def test_a_large_compressed_hdf5_is_never_whole_in_memory(perrin_binary, run_command, tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        images = file.create_dataset("images", (1200, 3, 256, 256), np.uint8, chunks=(8, 3, 256, 256), compression="gzip", compression_opts=1)
+        for first in range(0, 1200, 8):
+            shades = (np.arange(first, first + 8) % 251).astype(np.uint8)
+            images[first : first + 8] = np.repeat(shades, 3 * 256 * 256).reshape(8, 3, 256, 256)  # 236 MB in all
+    script = ("import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
+              "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)")
+    options = ["--output", tmp_path / "set", "--keep-order", "--shard-images", 600]
+    with open(tmp_path / "small.png", "wb") as small:
+        PIL.Image.fromarray(np.zeros((4, 4), np.uint8)).save(small, "PNG")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "small.png").rename(tmp_path / "one/a.png")
+    peaks = []
+    for path, output in ((tmp_path / "one", tmp_path / "nothing"), (tmp_path / "a.h5", tmp_path / "set")):
+        options[1] = output
+        done = run_command([sys.executable, "-c", script, perrin_binary, "prepare", path, *options], timeout=120)
+        peaks.append(int(done.stdout.splitlines()[-1]) / 1024)
+    assert peaks[1] < peaks[0] + 150, peaks  # MiB: a block of 64 MiB and HDF5's own, not 236
+    with h5py.File(tmp_path / "set/shard-00001.h5") as file:
+        assert [int(image.min()) for image in file["images"][::100]] == [i % 251 for i in range(600, 1200, 100)]
+
+
+def test_chunks_that_would_fill_the_memory_are_refused(refuse, tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("images", (2000, 3, 512, 512), np.uint8, chunks=(1500, 1, 512, 512))
+        file["filler"] = RANDOM.integers(0, 256, 2_000_000, dtype=np.uint8)  # what is in the file bounds what it can unpack to
+    assert "h5repack" in refuse(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("key", ["y", "lone"])
+def test_labels_of_hdf5_may_be_in_a_file_of_their_own(prepare, refuse, tmp_path, key):
+    images = RANDOM.integers(0, 256, (10, 6, 5, 3), dtype=np.uint8)
+    labels = np.arange(10, dtype=np.uint8)
+    with h5py.File(tmp_path / "x.h5", "w") as file, h5py.File(tmp_path / "y.h5", "w") as other:
+        file.create_dataset("x", data=images, chunks=(4, 6, 5, 3), compression="gzip")
+        other[key] = labels[:, None, None, None]
+    found, found_labels, names = prepare(tmp_path / "x.h5", "--labels-file", tmp_path / "y.h5", "--class-names", ",".join("abcdefghij"))
+    assert np.array_equal(found, images.transpose(0, 3, 1, 2)) and np.array_equal(found_labels, labels) and names == list("abcdefghij")
+    with h5py.File(tmp_path / "y.h5", "w") as other:
+        other["one"], other["two"] = labels, labels
+    assert "--labels-key" in refuse(tmp_path / "x.h5", "--labels", tmp_path / "y.h5")
+    with h5py.File(tmp_path / "y.h5", "w") as other:
+        other["y"] = labels[:9]
+    assert "9 labels for 10 images" in refuse(tmp_path / "x.h5", "--labels", tmp_path / "y.h5")
+
+
+def test_a_compressed_file_of_hdf5_is_refused_with_the_way_out(refuse, tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x"] = np.zeros((4, 3, 8, 8), np.uint8)
+    (tmp_path / "a.h5.gz").write_bytes(gzip.compress((tmp_path / "a.h5").read_bytes()))
+    assert "gunzip it first" in refuse(tmp_path / "a.h5.gz")
+
+
+# --- repack -----------------------------------------------------------------------------------------------------------
+
+
+def hdf5_files(folder, storage=None):
+    """Three files of different storage, as one array and labels."""
+    images = RANDOM.integers(0, 256, (50, 6, 5, 3), dtype=np.uint8)
+    folder.mkdir()
+    for name, part, storage in (("b.h5", slice(20, 21), {}), ("a.hdf5", slice(0, 20), dict(chunks=(6, 6, 5, 3), compression="gzip")),
+                                ("c.h5", slice(21, 50), dict(chunks=(50, 6, 5, 1), maxshape=(None, 6, 5, 3)))):
+        with h5py.File(folder / name, "w") as file:
+            file.create_dataset("imgs", data=images[part], **storage)
+            file["labels"] = np.arange(50)[part]
+    return images.transpose(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("ranks", [None, 3])
+def test_repack_keeps_the_order_of_several_files_when_asked(perrin, tmp_path, ranks):
+    images = hdf5_files(tmp_path / "in")
+    perrin("repack", tmp_path / "in", tmp_path / "set", "--keep-order", "--shard-images", 16, ranks=ranks)
+    stored, labels = [], []
+    for path in sorted((tmp_path / "set").glob("*.h5")):
+        with h5py.File(path) as file:
+            stored.append(file["images"][:])
+            labels.append(file["labels"][:])
+    assert np.array_equal(np.concatenate(stored), images) and np.array_equal(np.concatenate(labels), np.arange(50))
+    assert [len(part) for part in stored] == [16, 16, 16, 2]
+    assert json.loads((tmp_path / "set/manifest.json").read_text())["shuffle"] == {"algorithm": "none", "seed": 0}
+
+
+def test_repack_takes_a_pattern_and_shuffles_by_the_seed(perrin, tmp_path):
+    images = hdf5_files(tmp_path / "in")
+    perrin("repack", tmp_path / "in/[bc].h5", tmp_path / "set", "--seed", 5)
+    stored, labels, _ = stored_by_source(tmp_path / "set")
+    assert np.array_equal(stored, images[20:]) and np.array_equal(labels, np.arange(20, 50))
+    with h5py.File(tmp_path / "set/shard-00000.h5") as file:
+        assert list(file["source_id"][:]) != list(range(30))
+
+
+def test_repack_divides_a_dataset_anew(perrin, tmp_path):
+    np.savez(tmp_path / "a.npz", RANDOM.integers(0, 256, (40, 5, 6, 3), dtype=np.uint8), np.arange(40) % 3)
+    perrin("prepare", tmp_path / "a.npz", "--output", tmp_path / "old", "--class-names", "a,b,c", "--pad", 8)
+    perrin("repack", tmp_path / "old", tmp_path / "new", "--shard-images", 7, "--keep-order")
+    parts = []
+    for folder in ("old", "new"):
+        stored = []
+        for path in sorted((tmp_path / folder).glob("*.h5")):
+            with h5py.File(path) as file:
+                stored.append((file["images"][:], file["labels"][:]))
+        parts.append([np.concatenate(arrays) for arrays in zip(*stored)])
+        assert len(stored) == (1 if folder == "old" else 6)
+    assert np.array_equal(parts[0][0], parts[1][0]) and np.array_equal(parts[0][1], parts[1][1])
+    old, new = (json.loads((tmp_path / folder / "manifest.json").read_text()) for folder in ("old", "new"))
+    assert new["transform"] == old["transform"] == "pad 5x6 to 8x8 with 0" and new["class_names"] == ["a", "b", "c"]
+    shard = tmp_path / "old/shard-00000.h5"
+    whole = bytearray(shard.read_bytes())
+    with h5py.File(shard) as file:
+        whole[file["images"].id.get_offset() + 9] ^= 1
+    shard.write_bytes(whole)
+    done = perrin("repack", tmp_path / "old", tmp_path / "damaged", check=False)
+    assert done.returncode == 65 and "fails its checksum" in done.stderr and not (tmp_path / "damaged").exists()
+
+
+def test_repack_refuses_what_is_no_hdf5(perrin, tmp_path):
+    np.savez(tmp_path / "a.npz", np.zeros((4, 5, 6, 3), np.uint8))
+    hdf5_files(tmp_path / "in")
+    (tmp_path / "in/d.h5").write_bytes(b"no HDF5 at all")
+    with h5py.File(tmp_path / "in/e.h5", "w") as file:
+        file["imgs"] = np.zeros((4, 7, 5, 3), np.uint8)
+    for path, said in ((tmp_path / "a.npz", "perrin prepare"), (tmp_path / "in/*.h5", "d.h5: is not recognised"),
+                       (tmp_path / "in/[bce].h5", "e.h5: has images of 3x7x5, the first file has 3x6x5"),
+                       (tmp_path / "in/*.hdf9", "matches no file")):
+        done = perrin("repack", path, tmp_path / "set", check=False)
+        assert done.returncode == 65 and said in done.stderr, done.stderr
+    assert not (tmp_path / "set").exists()
+
+
+# --- MNIST's four files -----------------------------------------------------------------------------------------------
+
+
+def write_idx(path, array):
+    data = bytes([0, 0, 8, array.ndim]) + b"".join(extent.to_bytes(4, "big") for extent in array.shape) + array.tobytes()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+@pytest.fixture
+def mnist(tmp_path):
+    """A folder of the four files, one of them unpacked beside its archive, and what they hold."""
+    folder, arrays = tmp_path / "mnist", {}
+    folder.mkdir()
+    for prefix, count in (("train", 30), ("t10k", 8)):
+        images, labels = RANDOM.integers(0, 256, (count, 5, 4), dtype=np.uint8), RANDOM.integers(0, 10, count, dtype=np.uint8)
+        write_idx(folder / f"{prefix}-images-idx3-ubyte.gz", images)
+        write_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", labels)
+        arrays[prefix] = images, labels
+    write_idx(folder / "train-labels-idx1-ubyte", arrays["train"][1])
+    return folder, arrays
+
+
+def test_the_four_files_become_training_and_held_out_images(perrin, mnist, tmp_path):
+    folder, arrays = mnist
+    perrin("prepare", folder, "--held-out", "test", "--output", tmp_path / "set", "--pad", 6)
+    for part, prefix in (("train", "train"), ("heldout", "t10k")):
+        images, labels, _ = stored_by_source(tmp_path / "set" / part)
+        assert np.array_equal(images[:, 0, :-1, 1:-1], arrays[prefix][0]) and np.array_equal(labels, arrays[prefix][1])
+    perrin("prepare", "--images", folder / "train-images-idx3-ubyte.gz", "--labels", folder / "train-labels-idx1-ubyte.gz", "--pad", 6,
+           "--output", tmp_path / "pair")
+    assert (tmp_path / "pair/manifest.json").read_bytes() == (tmp_path / "set/train/manifest.json").read_bytes()
+
+
+def test_one_of_the_two_sets_is_chosen(prepare, mnist):
+    folder, arrays = mnist
+    for name in ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"):
+        (folder / name).rename(folder / name.replace("-idx", ".idx"))
+    images, labels, _ = prepare(folder, "--subset", "test")
+    assert np.array_equal(images[:, 0], arrays["t10k"][0]) and np.array_equal(labels, arrays["t10k"][1])
+
+
+def test_a_set_that_is_not_whole_or_not_divided_is_refused(refuse, mnist, tmp_path):
+    folder, _ = mnist
+    (folder / "t10k-labels-idx1-ubyte.gz").unlink()
+    assert "has no file t10k-labels*" in refuse(folder, "--held-out", "test")
+    assert "leave --subset out" in refuse(folder, "--held-out", "test", "--subset", "train", code=64)
+    assert "neither a number" in refuse(folder, "--held-out", "tests", code=64)
+    np.savez(tmp_path / "a.npz", np.zeros((4, 5, 6, 3), np.uint8))
+    assert "--held-out test" in refuse(tmp_path / "a.npz", "--held-out", "test")
+
+
+def test_cifars_test_set_can_be_held_out(perrin, tmp_path):
+    images = RANDOM.integers(0, 256, (9, 3, 32, 32), dtype=np.uint8)
+    records = np.concatenate([np.zeros((9, 2), np.uint8), images.reshape(9, -1)], 1).tobytes()
+    archive = cifar_tar(tmp_path, {"train.bin": records[: 5 * 3074], "test.bin": records[5 * 3074 :]})
+    perrin("prepare", archive, "--held-out", "test", "--output", tmp_path / "set")
+    assert np.array_equal(stored_by_source(tmp_path / "set/train")[0], images[:5])
+    assert np.array_equal(stored_by_source(tmp_path / "set/heldout")[0], images[5:])
+
+
 # --- image files -----------------------------------------------------------------------------------------------------
 
 
@@ -383,13 +584,40 @@ def test_crops_are_pillows_to_the_bit(prepare, tmp_path, recipe, channels):
         assert np.array_equal(image, chw(recipe(picture, 32))), (name, picture.size)
 
 
-def test_the_wide_crop_is_lanczos_between_black_bars(prepare, refuse, tmp_path):
-    picture = PIL.Image.fromarray(smooth(130, 160))
-    root = save_tree(tmp_path / "in", {"a.png": picture})
-    image = prepare(root, "--crop", "center-wide", "--resolution", "64x48")[0][0]
-    small = picture.crop((0, 5, 160, 125)).resize((64, 48), PIL.Image.Resampling.LANCZOS)
-    assert np.array_equal(image, np.pad(chw(small), ((0, 0), (8, 8), (0, 0))))
-    assert "too small" in refuse(root, "--crop", "center-wide", "--resolution", "64x60")
+def wide(image, width, height):
+    """center-crop-wide of EDM's and StyleGAN's dataset_tool.py: the middle of the wanted aspect, Lanczos, black bars; None: too small.
+
+    Theirs counts rows of the result in the source, (H - ch) // 2 with ch = width * H / W, and so bends an image that is wider than the
+    result; the crop that is meant has height * W / width rows of the source.
+    """
+    rows = round(height * image.width / width)
+    if image.width < width or rows > image.height:
+        return None
+    top = (image.height - rows) // 2
+    # Cut first: the filter must not see the rows beyond.
+    small = PIL.Image.fromarray(np.array(image)[top : top + rows]).resize((width, height), PIL.Image.Resampling.LANCZOS)
+    canvas = PIL.Image.new(image.mode, (width, width))
+    canvas.paste(small, (0, (width - height) // 2))
+    return np.array(canvas)
+
+
+WIDE_SIZES = [(130, 160), (48, 64), (47, 64), (48, 63), (96, 128), (300, 64), (75, 100), (74, 100), (200, 263), (333, 257), (20, 400)]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("resolution", [(64, 48), (64, 37), (51, 20)])
+def test_the_wide_crop_is_pillows_to_the_bit_and_leaves_small_images_out(prepare, tmp_path, channels, resolution):
+    pictures = [PIL.Image.fromarray(smooth(*size, channels)) for size in WIDE_SIZES]
+    root = save_tree(tmp_path / "in", {f"{i:02}.png": picture for i, picture in enumerate(pictures)})
+    images = prepare(root, "--crop", "center-wide", "--resolution", "{}x{}".format(*resolution), "--on-error", "skip")[0]
+    expected = [chw(crop) for picture in pictures if (crop := wide(picture, *resolution)) is not None]
+    assert 3 <= len(expected) < len(pictures)
+    assert np.array_equal(images, expected)
+
+
+def test_the_wide_crop_says_which_image_is_too_small(refuse, tmp_path):
+    root = save_tree(tmp_path / "in", {"a.png": PIL.Image.fromarray(smooth(130, 160))})
+    assert "a.png: is 130 x 160, too small" in refuse(root, "--crop", "center-wide", "--resolution", "64x60")
 
 
 def test_options_that_contradict_each_other_are_usage_errors(refuse, tmp_path):

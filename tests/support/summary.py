@@ -109,6 +109,7 @@ def main(arguments=None):
     parser.add_argument("--ctest", action="append", default=[], type=labelled_path, metavar="LABEL=FOLDER")
     parser.add_argument("--pytest", action="append", default=[], type=labelled_path, metavar="LABEL=FILE")
     parser.add_argument("--incident", action="append", default=[], help="a failure outside any test")
+    parser.add_argument("--skip", action="append", default=[], metavar="SUITE: REASON", help="a suite that cannot run here")
     parser.add_argument("--left-out", action="append", default=[], help="a suite that the default run leaves out")
     options = parser.parse_args(arguments)
 
@@ -118,6 +119,8 @@ def main(arguments=None):
     for label, xml_path in options.pytest:
         cases += pytest_cases(label, xml_path)
     cases += [Case(incident, "failed") for incident in options.incident]
+    for suite, _, reason in (skip.partition(": ") for skip in options.skip):
+        cases.append(Case(suite, "skipped", reason))
 
     print("== summary")
     for suite in options.left_out:

@@ -120,5 +120,12 @@ def test_incident_outside_the_tests_is_a_failure(results, capsys):
         (1, "1 passed, 1 failed, 0 skipped")
 
 
+def test_a_suite_that_cannot_run_is_a_skip_with_its_reason(results, capsys):
+    folder = results([("fine", "run", "")])
+    status, last, lines = closing(capsys, "--ctest", f"cpu={folder}", "--skip", "fuzz: no clang")
+    assert (status, last) == (0, "1 passed, 0 failed, 1 skipped")
+    assert "skipped: fuzz: no clang" in lines
+
+
 def test_nothing_passed_is_a_failure(results, capsys):
     assert closing(capsys, "--ctest", f"cpu={results([])}")[:2] == (1, "0 passed, 0 failed, 0 skipped")

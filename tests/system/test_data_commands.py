@@ -1,14 +1,17 @@
 """What users ask of a dataset: verify, inspect with a contact sheet, bench data, and the keys of its loader."""
 
+import hashlib
 import json
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import h5py
 import numpy as np
 import pytest
 from made_datasets import noise_images, write_dataset
+from safetensors.numpy import load_file
 from small_world import checkpoint, losses
 
 ORDERS = ["random", "block", "sequential"]
@@ -142,3 +145,105 @@ def test_the_dataloader_is_measured_in_the_same_run(source_dir, build_dir):
         assert ("dataloader_per_second" in row) == measured
         if measured:
             assert row["ratio_random_vs_dataloader"] == pytest.approx(row["perrin_per_second"] / row["dataloader_per_second"])
+
+
+# --- inspect what other programs read ---------------------------------------------------------------------------------
+
+
+def test_an_exported_model_says_what_it_is(perrin, write_config, tmp_path):
+    config, run = write_config(**{"train.steps": 2, "checkpoint.every": 2})
+    perrin("train", config)
+    perrin("export", run, "--output", tmp_path / "export")
+    found = json.loads(perrin("inspect", tmp_path / "export", "--json").stdout)
+    network = json.loads((tmp_path / "export/unet/config.json").read_text())
+    scheduler = json.loads((tmp_path / "export/scheduler/scheduler_config.json").read_text())
+    assert found["kind"] == "model" and found["pipeline"] == "DDPMPipeline"
+    for key in ("sample_size", "in_channels", "block_out_channels", "layers_per_block"):
+        assert found["unet"][key] == network[key]
+    for key in ("prediction_type", "beta_schedule", "num_train_timesteps"):
+        assert found["scheduler"][key] == scheduler[key]
+    file = tmp_path / "export/unet/diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    [weights] = found["weights"]
+    assert weights["parameters"] == sum(tensor.size for tensor in tensors.values()) and weights["dtypes"] == ["float32"]
+    assert {entry["name"]: entry["shape"] for entry in weights["tensors"]} == {name: list(tensor.shape) for name, tensor in tensors.items()}
+    assert weights["metadata"]["perrin_step"] == "2"
+    alone = json.loads(perrin("inspect", file, "--json").stdout)
+    assert alone["kind"] == "safetensors" and alone["sha256"] == weights["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert json.loads(perrin("inspect", tmp_path / "export/unet", "--json").stdout)["network"] == found["unet"]
+    assert "conv_in.weight" in perrin("inspect", tmp_path / "export").stdout
+
+
+def test_samples_in_npz_say_what_they_hold(perrin, tmp_path):
+    np.savez(tmp_path / "samples.npz", noise_images(5, (4, 4, 3)), np.arange(5))
+    found = json.loads(perrin("inspect", tmp_path / "samples.npz", "--json").stdout)
+    assert found["kind"] == "npz" and found["arrays"] == [{"name": "arr_0", "dtype": "|u1", "shape": [5, 4, 4, 3]},
+                                                          {"name": "arr_1", "dtype": "<i8", "shape": [5]}]
+
+
+def test_pickles_are_not_inspected(perrin, tmp_path):
+    (tmp_path / "a.bin").write_bytes(b"\x80\x02}q\x00.")
+    np.savez(tmp_path / "b.npz", np.array([{}], object))
+    with zipfile.ZipFile(tmp_path / "c.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02}q\x00.")
+    for name in ("a.bin", "b.npz", "c.pt"):
+        outcome = perrin("inspect", tmp_path / name, check=False)
+        assert outcome.returncode == 65 and "pickle" in outcome.stderr and "refused" in outcome.stderr, outcome.stderr
+
+
+# --- prepare by several ranks -----------------------------------------------------------------------------------------
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of 60 PNG files of noise."""
+    image = pytest.importorskip("PIL.Image", reason="Pillow, which writes the PNG files, is not installed")
+    (tmp_path / "pictures").mkdir()
+    for i, pixels in enumerate(noise_images(60, (9, 7, 3))):
+        image.fromarray(pixels).save(tmp_path / f"pictures/{i:02}.png")
+    return tmp_path / "pictures"
+
+
+def test_a_dataset_has_the_same_bytes_whatever_number_of_ranks_prepares_it(perrin, pictures, tmp_path):
+    (tmp_path / "pictures/07.png").write_bytes(b"no image")
+    options = ["--shard-images", 11, "--seed", 4, "--held-out", 9, "--on-error", "skip"]
+    for ranks in (None, 1, 2, 4):
+        outcome = perrin("prepare", pictures, "--output", tmp_path / f"by-{ranks}", *options, ranks=ranks)
+        assert outcome.stdout.count("50 images") == 1 and outcome.stderr.count("1 of 60 images were skipped") == 1
+        for part in ("train", "heldout"):
+            assert contents(tmp_path / f"by-{ranks}" / part) == contents(tmp_path / "by-None" / part)
+    assert len(contents(tmp_path / "by-4/train")) == 6
+    again = perrin("prepare", pictures, "--output", tmp_path / "by-None", *options, ranks=2)
+    assert again.stdout.count("was there already") == 2
+
+
+def test_one_rank_that_fails_ends_all_with_its_error_and_publishes_nothing(perrin, pictures, tmp_path):
+    stored = np.concatenate([np.full(6, i) for i in range(10)])  # which shard holds which image, in their order
+    perrin("prepare", pictures, "--output", tmp_path / "whole", "--shard-images", 6)
+    ids = []
+    for path in sorted((tmp_path / "whole").glob("*.h5")):
+        with h5py.File(path) as file:
+            ids.extend(file["source_id"][:])
+    on_rank_3 = next(int(i) for i, shard in zip(ids, stored) if shard % 4 == 3)
+    whole = (pictures / f"{on_rank_3:02}.png").read_bytes()
+    (pictures / f"{on_rank_3:02}.png").write_bytes(b"no image")
+    outcome = perrin("prepare", pictures, "--output", tmp_path / "set", "--shard-images", 6, ranks=4, check=False)
+    errors = [line for line in outcome.stderr.splitlines() if line.startswith("error: ")]
+    assert outcome.returncode == 65 and len(errors) == 1, outcome.stderr
+    assert "rank 3 (" in errors[0] and f"{on_rank_3:02}.png: is neither PNG nor JPEG" in errors[0]
+    assert not (tmp_path / "set").exists() and not (tmp_path / ".set.lock").exists()
+
+    # Put right, it is another source, of which no shard is there; the same one goes on with other ranks in C++ tests.
+    (pictures / f"{on_rank_3:02}.png").write_bytes(whole)
+    perrin("prepare", pictures, "--output", tmp_path / "set", "--shard-images", 6, ranks=2)
+    assert contents(tmp_path / "set") == contents(tmp_path / "whole")
+
+
+def test_ranks_that_cannot_all_read_the_images_say_so(perrin, tmp_path):
+    outcome = perrin("prepare", tmp_path / "nowhere", "--output", tmp_path / "set", ranks=2, check=False)
+    errors = [line for line in outcome.stderr.splitlines() if line.startswith("error: ")]
+    assert outcome.returncode == 65 and len(errors) == 1 and "nowhere: cannot open" in errors[0]

@@ -42,8 +42,7 @@ ProgressLine::ProgressLine() : on_terminal_(watched_by_a_person()) {}
 
 ProgressLine::~ProgressLine() { interrupt(); }
 
-void ProgressLine::show(const ProgressReport& report) {
-  const std::string text = format_progress(report);
+void ProgressLine::show(const std::string& text) {
   if (!on_terminal_) {
     spdlog::info("{}", text);
     return;

@@ -20,7 +20,7 @@ std::string format_duration(double seconds);
 /// One line, the same words on a terminal and in a log.
 std::string format_progress(const ProgressReport& report);
 
-/// Shows a training's progress: one line rewritten in place where a person watches, a log line elsewhere.
+/// Shows the progress of long work: one line rewritten in place where a person watches, a log line elsewhere.
 class ProgressLine {
  public:
   ProgressLine();
@@ -28,7 +28,9 @@ class ProgressLine {
   ProgressLine(const ProgressLine&) = delete;
   ProgressLine& operator=(const ProgressLine&) = delete;
 
-  void show(const ProgressReport& report);
+  /// Whether a person watches.
+  bool on_terminal() const noexcept { return on_terminal_; }
+  void show(const std::string& text);
   /// Ends the rewritten line, so that a log line may follow.
   void interrupt();
 

@@ -73,8 +73,8 @@ last_start=""  # what the run folder said of its last start before the child beg
 
 tell_child() { [[ -z "$child" ]] || kill -s "$1" "$child" 2>/dev/null || true; }
 
-# Ranks that do not handle signals yet would die of a USR1, and mpirun was seen to notice that only after 351 s. They do once the
-# run folder speaks of a new start.
+# A USR1 0.1 s after the start left mpirun waiting for 351 s (seen once), likely since the ranks did not handle signals yet. They do
+# once the run folder speaks of a new start.
 stop_child() {
   [[ -n "$child" ]] || return 0
   (

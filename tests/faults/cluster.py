@@ -1,5 +1,6 @@
 """The two-node Slurm of tests/slurm/testbed.sh: jobs, the processes on its machines, and its cables."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -171,8 +172,9 @@ class Cluster:
         self.run("scancel", "--user=root")
         for process in self.processes():
             if process.program != "slurmstepd":
-                process.send(signal.SIGCONT)
-                process.send(signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    process.send(signal.SIGCONT)
+                    process.send(signal.SIGKILL)
         wait_for("free nodes", lambda: not self.run("squeue", "--noheader").strip() and not self.processes(), 60, 0.5)
 
     def idle(self, seconds=45):

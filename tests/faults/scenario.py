@@ -42,9 +42,10 @@ class Bed:
         return Training(self.folder / name, self.datasets, **changes)
 
     def submit(self, training, *options, script="slurm/train.sbatch", nodes=2, tasks_per_node=2, environment=None, overrides=()):
-        """The job as a user submits it; options are sbatch's, overrides perrin's. Time limits come from the caller."""
+        """The job as a user submits it; options are sbatch's, overrides perrin's, the environment is the job's alone."""
+        exported = ",".join(["ALL", *(f"{name}={value}" for name, value in (environment or {}).items())])
         return self.cluster.submit(training.folder / "job.log", f"--nodes={nodes}", f"--ntasks-per-node={tasks_per_node}", "--cpus-per-task=1",
-                                   "--time=10", *options, script, training.config, *overrides, **(environment or {}))
+                                   "--time=10", f"--export={exported}", *options, script, training.config, *overrides)
 
     def finish(self, training, job, seconds=150):
         """The job ends by itself, in order, with the whole run done and not one bit other than undisturbed."""

@@ -19,8 +19,9 @@ def link_down(bed):
     wait_for("requeue by Slurm", lambda: job.restarts >= 1, 90, 0.5)
     bed.cluster.cable("n2", "up")
     bed.finish(training, job, 200)
-    figures = f"restarts {job.restarts}"
-    return f"{figures}; {resumed(job, step, training, starts=len(job.log().split('going on from')) - 1)}"
+    resumes = job.log().count("going on from")
+    assert resumes >= 1, "the run began anew"
+    return f"restarts {job.restarts}; {resumed(job, step, training, starts=resumes)}"
 
 
 def without_locks(folder):
@@ -35,24 +36,23 @@ def without_locks(folder):
 def fencing(bed):
     training = bed.training(train__steps=ENDLESS, checkpoint__every=100)
     library = without_locks(bed.folder)
-    job = bed.submit(training, "--nodelist=n1", nodes=1, environment={"LD_PRELOAD": str(library)})
-    bed.cluster.run("scontrol", "update", f"JobId={job.number}", "NodeList=")
+    job = bed.submit(training, nodes=1, environment={"LD_PRELOAD": str(library)})
     old = bed.cluster.rank(0)
     training.reach(200)
-    bed.cluster.cable("n1", "down")
+    node = job.info()["BatchHost"]
+    bed.cluster.cable(node, "down")
     try:
-        # On n2; the old ranks still run.
+        # On the other one; the old ranks still run.
         wait_for("start on the other node", lambda: job.log().count("going on from") == 1, 120, 0.2)
         begun = time.monotonic()
         wait_for("end of the old start", lambda: not old.lives(), 60, 0.2)
         seconds = time.monotonic() - begun
         wait_for("checkpoint of the new start", lambda: list(training.run.glob("checkpoints/step-*-i0002/manifest.json")), 60, 0.2)
         # From now on the new start alone writes: steps of the old one do not appear any more.
-        training.set(train__steps=STEPS)
         bed.cluster.run("scancel", "--batch", "--signal=TERM", job.number)
         job.wait_end(60)
     finally:
-        bed.cluster.cable("n1", "up")
+        bed.cluster.cable(node, "up")
     rows = [step for step, _ in training.rows()]
     assert rows == list(range(1, len(rows) + 1)), "metrics of two starts are mixed"
     assert "another start" in "".join(path.read_text() for path in training.run.glob("logs/*")) + job.log(), last_lines(job.log())

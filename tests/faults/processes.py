@@ -31,9 +31,8 @@ def kill_in_phase(bed, phase, rank, script="slurm/train.sbatch", **changes):
     victim = bed.cluster.rank(rank)
     training.reach(40)
     wait_for(f"phase {phase} of rank {rank}", lambda: training.phase(rank) == phase, 60, 0.0002)
-    step = training.step()
-    victim.send(signal.SIGKILL)
-    return restarted_inside(bed, training, job, step)
+    victim.send(signal.SIGKILL)  # at once: a phase may last milliseconds
+    return restarted_inside(bed, training, job, training.step())
 
 
 @scenario("6-kill-rank-mid-step", "a rank is killed in a step: restart inside the allocation from the last checkpoint", quick=True)

@@ -4,7 +4,7 @@ import re
 import time
 
 from cluster import Job, wait_for
-from scenario import last_lines, resumed, scenario
+from scenario import last_lines, resumed, scenario, wait_log
 from training import STEPS
 
 
@@ -54,25 +54,37 @@ def requeue(bed):
 ENDLESS = 1_000_000
 
 
-def stopped_in_order(bed, training, job, at_step, steps=STEPS):
+def stopped_in_order(bed, training, job, at_step):
     """A job that was told by USR1 puts itself back into the queue, having lost nothing.
 
-    Its run has no end until the signal came, so that it cannot be over before; the next start has `steps`.
+    Its run has no end until the signal came, so that it cannot be over before; the next start has STEPS.
     """
-    training.set(train__steps=steps)
+    training.set(train__steps=STEPS)
     wait_for("requeue", lambda: job.restarts == 1, 60, 0.5)
     assert "USR1: the ranks finish their step" in job.log(), last_lines(job.log())
     bed.finish(training, job)
     return resumed(job, at_step, training, warned=True)
 
 
+def ends_after_requeue(bed, training, job, seconds):
+    """Waits for the requeue of a job whose run has no end, and gives the run one: 100 steps more; the last step that was done."""
+    wait_for("requeue", lambda: job.restarts == 1, seconds, 0.5)
+    bed.cluster.idle(10)  # the next start is 11 s away
+    step = training.step()
+    training.set(train__steps=step + 100)
+    return step
+
+
 @scenario("3-time-limit", "USR1 ahead of the time limit: checkpoint, requeue, and on without a lost step")
 def time_limit(bed):
     training = bed.training(train__steps=ENDLESS, checkpoint__every=200)
-    # Slurm counts in minutes; USR1 comes 90 s before the end, and up to a minute earlier.
-    job = bed.submit(training, "--time=2", "--signal=B:USR1@90")
-    wait_for("USR1", lambda: "USR1: the ranks" in job.log(), 100, 0.1)
-    return stopped_in_order(bed, training, job, training.step(), steps=4000)
+    # Slurm counts in minutes: USR1, 60 s before the end, may come 30 s earlier. That is 30 s after the start, time enough for the next one's
+    # 100 steps.
+    job = bed.submit(training, "--time=2", "--signal=B:USR1@60")
+    wait_log(job, "USR1: the ranks finish their step", 150)
+    step = ends_after_requeue(bed, training, job, 60)
+    bed.finish(training, job)
+    return resumed(job, step, training, warned=True)
 
 
 @scenario("3-chain", "slurm/chain.sh: a job that must not requeue itself is followed by the next, which goes on")
@@ -105,11 +117,11 @@ def preempt_with_signal(bed):
 
 @scenario("5-preempt-without-signal", "a job preempted without a warning comes back to its last checkpoint")
 def preempt_without_signal(bed):
-    training = bed.training()
+    training = bed.training(train__steps=ENDLESS)  # it trains on for the whole grace time, 20 s
     job = bed.submit(training, "--signal=B:CONT@1")  # CONT is no warning: the script does not know it
     training.reach(60)
-    step = training.step()
     bed.cluster.submit(training.folder / "urgent.log", "--partition=urgent", "--nodes=2", "--ntasks-per-node=2", "--wrap=sleep 3")
+    step = ends_after_requeue(bed, training, job, 90)
     bed.finish(training, job)
     assert job.restarts == 1
     return resumed(job, step, training)

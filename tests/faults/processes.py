@@ -8,7 +8,7 @@ import sys
 import time
 
 from cluster import wait_for
-from scenario import last_lines, resumed, scenario
+from scenario import CannotBeStaged, last_lines, resumed, scenario
 from scheduler import ENDLESS, stopped_in_order
 from training import STEPS
 
@@ -117,24 +117,33 @@ def rank_throws(bed):
     return restarted_inside(bed, training, job, step)
 
 
+def require_own_memory_groups():
+    """Processes of a session, container or service are in a group that whoever runs it keeps; no test takes them out, nor adds to it."""
+    if not (MEMORY_GROUPS / "memory.limit_in_bytes").exists():
+        raise CannotBeStaged(f"{MEMORY_GROUPS} has no groups of cgroup version 1")
+    own = next(line.split(":", 2)[2] for line in pathlib.Path("/proc/self/cgroup").read_text().splitlines() if ":memory:" in line)
+    if own != "/":
+        raise CannotBeStaged(f"this session is kept in the memory group {own}; run it where it is in none")
+
+
 @scenario("19-out-of-memory", "the kernel ends a rank because the node's memory is used up")
 def out_of_memory(bed):
+    require_own_memory_groups()
     training = bed.training()
     job = bed.submit(training)
     victim = bed.cluster.rank(3)
     training.reach(60)
-    step = training.step()
     group = MEMORY_GROUPS / f"perrin-faults-{victim.pid}"
     group.mkdir()
+    # What fills the memory is another process; the kernel prefers the rank, and ends this one next.
+    hog = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read(1); a = b'x' * (200 << 20); sys.stdin.read()"],
+                           stdin=subprocess.PIPE)
     try:
         (group / "memory.limit_in_bytes").write_text(str(64 << 20))
-        pathlib.Path(f"/proc/{victim.pid}/oom_score_adj").write_text("1000")
-        (group / "cgroup.procs").write_text(str(victim.pid))
-        # What fills the memory is another process, and the kernel prefers the rank; afterwards it goes too.
-        hog = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read(1); a = b'x' * (200 << 20); sys.stdin.read()"],
-                               stdin=subprocess.PIPE)
-        (group / "cgroup.procs").write_text(str(hog.pid))
-        pathlib.Path(f"/proc/{hog.pid}/oom_score_adj").write_text("-500")
+        pathlib.Path(f"/proc/{victim.pid}/oom_score_adj").write_text("1000")  # to lower the other's takes CAP_SYS_RESOURCE
+        for process in (victim, hog):
+            (group / "cgroup.procs").write_text(str(process.pid))
+        step = training.step()
         hog.stdin.write(b"x")
         hog.stdin.flush()
         wait_for("end of the rank", lambda: not victim.lives(), 30, 0.05)

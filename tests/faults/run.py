@@ -1,6 +1,7 @@
 """Runs fault scenarios on the test bed and prints the table; the last line is `survived N of M`. Started by run.sh."""
 
 import argparse
+import collections
 import pathlib
 import shutil
 import signal
@@ -16,8 +17,10 @@ import processes  # noqa: F401
 import scheduler  # noqa: F401
 import storage  # noqa: F401
 from cluster import SOURCE, TESTBED, Cluster
-from scenario import SCENARIOS, Bed, undisturbed
+from scenario import SCENARIOS, Bed, CannotBeStaged, undisturbed
 from training import make_datasets
+
+WORDS = {"passed": "survived", "failed": "NOT SURVIVED", "skipped": "not staged"}
 
 
 def sort_key(entry):
@@ -37,15 +40,17 @@ def chosen(options):
 
 
 def survive(entry, cluster, datasets, folder, expected):
-    """(survived, figures or the reason)"""
+    """(outcome as write_junit has it, figures or the reason)"""
     folder.mkdir(parents=True)
     try:
-        return True, entry.run(Bed(cluster, datasets, folder, expected))
+        return "passed", entry.run(Bed(cluster, datasets, folder, expected))
+    except CannotBeStaged as reason:
+        return "skipped", str(reason)
     except Exception as error:  # whatever goes wrong is a scenario that was not survived
         (folder / "failure.txt").write_text(traceback.format_exc())
         for process in cluster.processes():
             print(f"       left: {process.program} {process.pid} rank {process.rank}", flush=True)
-        return False, " ".join(str(error).split())[:300] or type(error).__name__
+        return "failed", " ".join(str(error).split())[:300] or type(error).__name__
     finally:
         try:
             cluster.clear()
@@ -118,9 +123,9 @@ def main():
         for entry in entries:
             for turn in range(1, options.repeat + 1):
                 start = time.monotonic()
-                well, figures = survive(entry, cluster, logs / "datasets", logs / f"{entry.name}-{turn}", expected)
-                outcomes.append((entry.name, "passed" if well else "failed", figures))
-                print(f"{entry.name:28} {turn:>4} {time.monotonic() - start:>8.0f}  {'survived' if well else 'NOT SURVIVED'}: {figures}", flush=True)
+                outcome, figures = survive(entry, cluster, logs / "datasets", logs / f"{entry.name}-{turn}", expected)
+                outcomes.append((entry.name, outcome, figures))
+                print(f"{entry.name:28} {turn:>4} {time.monotonic() - start:>8.0f}  {WORDS[outcome]}: {figures}", flush=True)
     finally:
         shutil.copytree(state, logs / "slurm", ignore=lambda folder, names: [n for n in names if not n.endswith(".log")],
                         dirs_exist_ok=True)
@@ -131,9 +136,9 @@ def main():
             missed = [(entry.name, "failed", "not run: the scenarios were ended early") for entry in entries if entry.name not in begun]
             write_junit(options.junit, outcomes + missed)
     print(f"logs: {logs}")
-    survived = sum(outcome == "passed" for _, outcome, _ in outcomes)
-    print(f"survived {survived} of {len(outcomes)}")
-    return 0 if survived == len(outcomes) else 1
+    count = collections.Counter(outcome for _, outcome, _ in outcomes)
+    print(f"survived {count['passed']} of {count['passed'] + count['failed']}" + (f", {count['skipped']} not staged" if count["skipped"] else ""))
+    return 0 if count["passed"] > 0 and count["failed"] == 0 else 1
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def undisturbed(folder, datasets):
 
     def expected(steps=STEPS):
         if steps not in results:
-            training = Training(folder / f"undisturbed-{steps}", datasets, train__steps=steps)
+            training = Training(folder / f"undisturbed-{steps}", datasets, train__steps=steps, checkpoint__every=steps)
             perrin("train", training.config, "--distributed.device=cpu", "--distributed.threads=1", "--distributed.timeout_seconds=60")
             results[steps] = training.result()
         return results[steps]

@@ -51,7 +51,7 @@ def program():
 
 
 def perrin(*arguments, check=True):
-    done = subprocess.run([program(), *map(str, arguments)], capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
+    done = subprocess.run([program(), *map(str, arguments)], capture_output=True, text=True, timeout=900, stdin=subprocess.DEVNULL)
     assert not check or done.returncode == 0, f"perrin {' '.join(map(str, arguments))}: {done.stderr}"
     return done
 

@@ -105,7 +105,8 @@ TrainOutcome train(const Config& config, const std::string& resolved_config, com
                                 .sample_order = std::string(data::SampleOrder::kAlgorithm),
                                 .ema_decays = config.ema.decays,
                                 .power_sigmas = config.ema.power_sigmas,
-                                .machine = machine_of(world, device)};
+                                .machine = machine_of(world, device),
+                                .program = options.program};
   Incarnation incarnation = Incarnation::begin(paths, world.control());
   std::optional<Progress> diverged;
   for (;;) {

@@ -32,7 +32,7 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-constexpr int kNiceness = 10;  // of a writing thread: what computes goes first
+constexpr int kNicer = 5;  // than the process is a writing thread: what computes goes first
 
 double seconds_since(Clock::time_point begun) { return std::chrono::duration<double>(Clock::now() - begun).count(); }
 
@@ -61,7 +61,8 @@ StatePart part_of(const ParameterLayout& layout, std::size_t parts, std::optiona
 template <class Work>
 auto in_background(Work work) {
   return std::async(std::launch::async, [work = std::move(work)] {
-    ::setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), kNiceness);
+    const auto thread = static_cast<id_t>(::gettid());
+    ::setpriority(PRIO_PROCESS, thread, ::getpriority(PRIO_PROCESS, 0) + kNicer);
     return work();
   });
 }

@@ -55,6 +55,7 @@ Json without_hash(const CheckpointManifest& m) {
     json["parent"] = m.parent;
     json["rollbacks"] = m.progress.rollbacks;
     if (m.heldout_loss) json["heldout_loss"] = *m.heldout_loss;
+    if (!m.origin.program.empty()) json["program"] = m.origin.program;
   }
   return json;
 }
@@ -105,6 +106,7 @@ CheckpointManifest from_json(const Json& json) {
     m.incarnation = json.at("incarnation");
     m.parent = json.at("parent");
     m.progress.rollbacks = json.at("rollbacks");
+    m.origin.program = json.value("program", "");
     if (json.contains("heldout_loss")) m.heldout_loss = number(json.at("heldout_loss"));
   }
   m.layout_sha256 = json.at("layout_sha256");

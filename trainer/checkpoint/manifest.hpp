@@ -23,6 +23,7 @@ struct CheckpointOrigin {
   std::vector<double> ema_decays;
   std::vector<double> power_sigmas = {};
   std::string machine = {};  ///< threads of a rank and instruction set, on which bits depend; empty: not recorded
+  std::string program = {};  ///< versions of perrin and of the libraries it ran with; empty: not recorded
 
   /// What the buffers ema-0, ema-1, ... hold: "EMA 0.9999", "power EMA 0.05".
   std::vector<std::string> averages() const;

@@ -9,6 +9,7 @@
 
 #include <exception>
 #include <nlohmann/json.hpp>
+#include <stdexcept>
 #include <system_error>
 #include <utility>
 
@@ -111,6 +112,7 @@ void CheckpointWriter::begin_snapshot(const Order& order) {
 }
 
 void CheckpointWriter::begin(const Order& order, Contents contents, std::vector<PersistentBuffer> buffers) {
+  if (busy()) throw std::logic_error("CheckpointWriter: the write before is not finished");
   const at::NoGradGuard no_grad;
   begun_ = Clock::now();
   if (control_.size() > 1)

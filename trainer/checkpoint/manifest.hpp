@@ -68,7 +68,7 @@ std::string to_json(const CheckpointManifest& manifest);
 
 /// Reads and checks <folder>/manifest.json.
 /// @throws DamagedCheckpoint if it is missing or altered; CheckpointError if it cannot be read, is of another format or
-/// of other contents than expected
+/// of other contents than expected, or names files outside of the folder
 CheckpointManifest read_manifest(const std::filesystem::path& folder, Contents expected = Contents::checkpoint);
 
 }  // namespace perrin::trainer

@@ -17,6 +17,7 @@
 #include "data/sha256.hpp"
 #include "trainer/checkpoint/checkpoint_error.hpp"
 #include "trainer/checkpoint/checkpoint_folder.hpp"
+#include "trainer/checkpoint/checkpoint_name.hpp"
 #include "trainer/checkpoint/incarnation.hpp"
 #include "trainer/checkpoint/resume.hpp"
 #include "trainer/compute_stream.hpp"
@@ -86,6 +87,13 @@ void leave_out_stretch(const Config& config, const Progress& diverged, Progress&
   progress.rollbacks = diverged.rollbacks + 1;
 }
 
+/// Batch scripts look for this mark. A start that was killed between the last checkpoint and the mark is made good by
+/// the next one.
+void mark_completed(const RunPaths& paths, std::int64_t step) {
+  if (!std::filesystem::exists(paths.completed()))
+    data::write_file_durably(paths.completed(), std::string_view(fmt::format("step {}\n", step)));
+}
+
 }  // namespace
 
 TrainOutcome train(const Config& config, const std::string& resolved_config, comm::World& world, at::Device device,
@@ -105,7 +113,8 @@ TrainOutcome train(const Config& config, const std::string& resolved_config, com
                                 .sample_order = std::string(data::SampleOrder::kAlgorithm),
                                 .ema_decays = config.ema.decays,
                                 .power_sigmas = config.ema.power_sigmas,
-                                .machine = machine_of(world, device)};
+                                .machine = machine_of(world, device),
+                                .program = options.program};
   Incarnation incarnation = Incarnation::begin(paths, world.control());
   std::optional<Progress> diverged;
   for (;;) {
@@ -115,12 +124,15 @@ TrainOutcome train(const Config& config, const std::string& resolved_config, com
       leave_out_stretch(config, *diverged, state.progress);
       incarnation.advance(world.control());
     }
-    if (state.progress.step >= config.train.steps)
+    if (state.progress.step >= config.train.steps) {
+      if (world.is_root()) mark_completed(paths, state.progress.step);
       return {StopReason::finished, state.progress.step, resumed->checkpoint};
+    }
     std::optional<MetricsLog> metrics;
     if (world.is_root()) {
       std::filesystem::remove(paths.completed());
       discard_snapshots_after(paths.snapshots(), state.progress.step);
+      remove_unfinished(paths.checkpoints());  // on a full disk they would take the place of the next one
       data::write_file_durably(paths.config(), std::string_view(resolved_config));
       metrics.emplace(paths.metrics(), resumed ? resumed->metrics_bytes : 0);
       if (!diverged)
@@ -139,9 +151,13 @@ TrainOutcome train(const Config& config, const std::string& resolved_config, com
                         {"position", state.progress.position}});
       }
     }
-    if (options.trace && options.trace->first <= state.progress.step)
-      throw RunError(fmt::format("no timeline of step {}: the run is at step {} already; name later steps",
-                                 options.trace->first, state.progress.step));
+    TrainOptions loop_options = options;
+    if (options.trace && options.trace->first <= state.progress.step) {
+      if (!diverged)
+        throw RunError(fmt::format("no timeline of step {}: the run is at step {} already; name later steps",
+                                   options.trace->first, state.progress.step));
+      loop_options.trace.reset();  // its steps are over, and a return does not end the run
+    }
     TrainingLoop loop({.config = config,
                        .origin = origin,
                        .world = world,
@@ -149,14 +165,13 @@ TrainOutcome train(const Config& config, const std::string& resolved_config, com
                        .heldout = heldout ? &*heldout : nullptr,
                        .device = device,
                        .compute_stream = compute_stream(device),
-                       .options = options,
+                       .options = loop_options,
                        .incarnation = incarnation,
                        .resumed_from = resumed ? resumed->checkpoint : ""},
                       state, std::move(metrics));
     if (diverged) loop.checkpoint_now();  // or a death now would go on from the branch that was left
     if (const auto outcome = loop.run()) {
-      if (world.is_root() && outcome->reason == StopReason::finished)
-        data::write_file_durably(paths.completed(), std::string_view(fmt::format("step {}\n", outcome->step)));
+      if (world.is_root() && outcome->reason == StopReason::finished) mark_completed(paths, outcome->step);
       return *outcome;
     }
     diverged = state.progress;

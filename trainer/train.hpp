@@ -31,6 +31,7 @@ struct TrainOutcome {
 struct TrainOptions {
   std::optional<TraceSteps> trace = std::nullopt;  ///< steps whose timeline goes to the run folder
   StopNoticeSource notice = {};                    ///< of this rank; empty: nobody asks for anything
+  std::string program = {};                        ///< versions, for the checkpoints
 };
 
 /// Trains the run that `config` describes, from its newest whole checkpoint if it has one. Where its numbers go wrong

@@ -211,8 +211,9 @@ ExitCode train(const TrainArguments& arguments, Session& session) {
                threads, threads == 1 ? "" : "s", versions(", "));
 
   if (world.is_root() && !preflight.warning().empty()) spdlog::warn("{}", preflight.warning());
-  const trainer::TrainOutcome outcome = trainer::train(config, resolved_toml(config), world, device,
-                                                       {.trace = preflight.trace(), .notice = noted_signal});
+  const trainer::TrainOutcome outcome =
+      trainer::train(config, resolved_toml(config), world, device,
+                     {.trace = preflight.trace(), .notice = noted_signal, .program = versions(", ")});
   const bool finished = outcome.reason == trainer::StopReason::finished;
   if (world.is_root()) {
     spdlog::info("{} at step {} of {}; {}", name_of(outcome.reason), outcome.step, config.train.steps,

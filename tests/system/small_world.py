@@ -41,48 +41,53 @@ def datasets(tmp_path_factory, perrin):
     return root
 
 
+def make_config(datasets, folder, name, **changes):
+    """A configuration of `name` in a folder, whose run goes there too; changes by key. @return its path, that of the run folder"""
+    values = {
+        "run.directory": str(folder / name),
+        "run.seed": 7,
+        "data.train": str(datasets / "train"),
+        "data.heldout": str(datasets / "heldout"),
+        "data.horizontal_flip": True,
+        "model.block_out_channels": [8, 16],
+        "model.layers_per_block": 1,
+        "model.attention_resolutions": [4],
+        "model.norm_num_groups": 4,
+        "model.dropout": 0.1,
+        "diffusion.timesteps": 100,
+        "train.steps": 20,
+        "train.batch_size": 16,
+        "train.log_every": 1,
+        "optimizer.lr": 2e-3,
+        "optimizer.warmup_steps": 5,
+        "ema.decays": [0.9, 0.99],
+        "checkpoint.every": 10,
+        "evaluate.images": 64,
+        "sample.rows": 2,
+        "sample.columns": 2,
+        "sample.steps": 5,
+        "distributed.device": "cpu",
+        "distributed.threads": 1,
+        "distributed.bucket_mib": 0.01,
+        "distributed.timeout_seconds": 60,
+    }
+    values.update(changes)
+    sections = {}
+    for key, value in values.items():
+        section, leaf = key.split(".")
+        sections.setdefault(section, []).append(f"{leaf} = {json.dumps(value)}")
+    text = "\n\n".join(f"[{section}]\n" + "\n".join(lines) for section, lines in sections.items())
+    path = folder / f"{name}.toml"
+    path.write_text(text + "\n")
+    return path, pathlib.Path(values["run.directory"])
+
+
 @pytest.fixture
 def write_config(datasets, tmp_path):
     """write_config(name="run", **{"train.steps": 20, ...}) -> (path of the configuration, path of its run folder)."""
 
     def write(name="run", **changes):
-        values = {
-            "run.directory": str(tmp_path / name),
-            "run.seed": 7,
-            "data.train": str(datasets / "train"),
-            "data.heldout": str(datasets / "heldout"),
-            "data.horizontal_flip": True,
-            "model.block_out_channels": [8, 16],
-            "model.layers_per_block": 1,
-            "model.attention_resolutions": [4],
-            "model.norm_num_groups": 4,
-            "model.dropout": 0.1,
-            "diffusion.timesteps": 100,
-            "train.steps": 20,
-            "train.batch_size": 16,
-            "train.log_every": 1,
-            "optimizer.lr": 2e-3,
-            "optimizer.warmup_steps": 5,
-            "ema.decays": [0.9, 0.99],
-            "checkpoint.every": 10,
-            "evaluate.images": 64,
-            "sample.rows": 2,
-            "sample.columns": 2,
-            "sample.steps": 5,
-            "distributed.device": "cpu",
-            "distributed.threads": 1,
-            "distributed.bucket_mib": 0.01,
-            "distributed.timeout_seconds": 60,
-        }
-        values.update(changes)
-        sections = {}
-        for key, value in values.items():
-            section, leaf = key.split(".")
-            sections.setdefault(section, []).append(f"{leaf} = {json.dumps(value)}")
-        text = "\n\n".join(f"[{section}]\n" + "\n".join(lines) for section, lines in sections.items())
-        path = tmp_path / f"{name}.toml"
-        path.write_text(text + "\n")
-        return path, pathlib.Path(values["run.directory"])
+        return make_config(datasets, tmp_path, name, **changes)
 
     return write
 

@@ -1,13 +1,12 @@
 """A run that was killed and started again is, bit for bit, the run that was never disturbed."""
 
-import os
+import random
 import shutil
-import signal
-import subprocess
 import time
 
 import pytest
-from small_world import checkpoint, inspect, losses, rows
+from running import Running
+from small_world import checkpoint, inspect, losses, make_config, rows
 
 VARIANTS = {
     "1-rank": (1, {}),
@@ -19,35 +18,10 @@ VARIANTS = {
 }
 
 
-def is_running(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 def kill_when_published(command, environment, run, step, timeout=60):
-    """Starts a training in its own process group and kills all of it, unasked, as soon as the checkpoint of a step is there."""
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
-        deadline = time.monotonic() + timeout
-        while not list((run / "checkpoints").glob(f"step-{step:08}-i*[0-9]")):
-            assert process.poll() is None, "the training ended before it could be killed"
-            assert time.monotonic() < deadline, f"no checkpoint of step {step} within {timeout} s"
-            time.sleep(0.005)
-    finally:
-        # mpirun does not share its group with the ranks: each is found by its parent.
-        children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
-        for pid in [process.pid, *map(int, children)]:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        process.wait()
-        for pid in map(int, children):
-            while is_running(pid):
-                time.sleep(0.01)
+    """Starts a training and kills all of it, unasked, as soon as the checkpoint of a step is there."""
+    with Running(command, environment, run.with_suffix(".output")) as process:
+        process.wait_until(lambda: list((run / "checkpoints").glob(f"step-{step:08}-i*[0-9]")), timeout)
 
 
 def snapshots(run):
@@ -94,6 +68,35 @@ def test_killed_after_10_of_20_steps_ends_in_the_same_bits(perrin, mpirun, progr
     assert losses(run) == losses(straight)
     assert losses(run, "heldout") == losses(straight, "heldout")
     assert [step for step, _ in losses(run)] == list(range(1, 21))
+
+
+STEPS = 60
+
+
+@pytest.fixture(scope="module")
+def undisturbed(perrin, datasets, tmp_path_factory):
+    """A run of two ranks that nothing disturbed."""
+    config, run = config_of_kills(datasets, tmp_path_factory.mktemp("undisturbed"))
+    perrin("train", config, ranks=2, timeout=120)
+    return run
+
+
+def config_of_kills(datasets, folder):
+    return make_config(datasets, folder, "run", **{"train.steps": STEPS, "checkpoint.every": 7, "train.evaluate_every": 20})
+
+
+@pytest.mark.parametrize("seed", [pytest.param(seed, marks=[] if seed < 3 else pytest.mark.slow) for seed in range(20)])
+def test_killed_at_a_random_moment_ends_in_the_same_bits(perrin, mpirun, program_environment, datasets, tmp_path, undisturbed, seed):
+    config, run = config_of_kills(datasets, tmp_path)
+    moment = random.Random(seed)
+    steps = moment.randrange(STEPS - 10)
+    with Running(mpirun(2, "train", config), program_environment(), tmp_path / "output") as process:
+        process.wait_until(lambda: (run / "metrics.jsonl").exists() and len(rows(run)) >= steps)
+        time.sleep(moment.uniform(0, 0.05))
+    perrin("train", config, ranks=2, timeout=120)
+    assert inspect(perrin, checkpoint(run, STEPS))["sha256"] == inspect(perrin, checkpoint(undisturbed, STEPS))["sha256"]
+    assert losses(run) == losses(undisturbed)
+    assert losses(run, "heldout") == losses(undisturbed, "heldout")
 
 
 def columns(row):

@@ -7,7 +7,6 @@
 #include <fstream>
 
 #include "comm/local_communicator.hpp"
-#include "data/file.hpp"
 #include "tests/trainer/temporary_folder.hpp"
 #include "trainer/checkpoint/checkpoint_error.hpp"
 #include "trainer/checkpoint/checkpoint_folder.hpp"
@@ -99,46 +98,6 @@ const EmaConfig kTwoWidths{.decays = {0.9}, .power_sigmas = {0.05, 0.10}, .snaps
 
 fs::path snapshot_path(const SmallRun& run, std::int64_t step) {
   return checkpoint_path(run.paths().snapshots(), {.step = step});
-}
-
-TEST(Manifest, OfAProgramWithoutPowerAveragesIsReadAndWrittenAsItWas) {
-  const test::TemporaryFolder folder;
-  const fs::path stored = fs::path(PERRIN_TEST_DATA) / "checkpoint_format_1.json";
-  fs::copy_file(stored, folder.path() / "manifest.json");
-  const CheckpointManifest manifest = read_manifest(folder.path());
-  EXPECT_TRUE(manifest.origin.power_sigmas.empty());
-  EXPECT_THAT(manifest.origin.averages(), testing::ElementsAre("EMA 0.9999"));
-  EXPECT_EQ(to_json(manifest), data::read_text_file(stored));
-}
-
-TEST(Manifest, OfTheNewVersionKeepsTheWidthsAndTheWholeLossWindow) {
-  const test::TemporaryFolder folder;
-  const CheckpointManifest manifest{
-      .losses =
-          {.sum = 0.1, .simple = 2, .bound = 3, .count = 4, .quartile_sums = {5, 6, 7, 8}, .quartile_weights = {9}},
-      .origin = origin_of(kTwoWidths),
-      .layout_sha256 = "l",
-      .files = {}};
-  const auto write = [&](const std::string& text) { std::ofstream(folder.path() / "manifest.json") << text; };
-  write(to_json(manifest));
-  EXPECT_EQ(read_manifest(folder.path()), manifest);
-  EXPECT_THAT(read_manifest(folder.path()).origin.averages(),
-              testing::ElementsAre("EMA 0.9", "power EMA 0.05", "power EMA 0.1"));
-
-  std::string text = to_json(manifest);
-  EXPECT_THAT(text, HasSubstr("\"format_version\": 3"));
-  text.replace(text.find("0.05"), 4, "0.06");
-  write(text);
-  EXPECT_THROW(read_manifest(folder.path()), DamagedCheckpoint);
-  text = to_json(manifest);
-  text.replace(text.find("\"format_version\": 3"), 19, "\"format_version\": 4");
-  write(text);
-  EXPECT_THAT(refusal([&] { read_manifest(folder.path()); }), HasSubstr("reads versions 1 to 3"));
-
-  CheckpointManifest overflowed = manifest;
-  overflowed.losses.bound = std::numeric_limits<double>::infinity();  // JSON has no such number
-  write(to_json(overflowed));
-  EXPECT_FALSE(std::isfinite(read_manifest(folder.path()).losses.bound));
 }
 
 TEST(Snapshots, GiveAnyWidthAsIfItHadBeenTracked) {

@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "comm/comm_error.hpp"
 #include "tests/support/world.hpp"
 #include "tests/trainer/counting_communicator.hpp"
@@ -169,6 +171,26 @@ TEST(Reducer, WithoutOverlapSendsTheSameAfterBackward) {
   EXPECT_EQ(gradients.submitted(), static_cast<int>(arena.plan().buckets().size()));
   const auto [found, wanted] = own_parts(arena, reference_gradient());
   EXPECT_LT((found - wanted).norm().item<double>(), 1e-6 * wanted.norm().item<double>());
+}
+
+TEST(Reducer, NamesTheParameterWhoseGradientIsNotFiniteOnTheRankThatMadeIt) {
+  comm::World& world = perrin::test::world();
+  const bool bad = world.rank() == world.size() - 1;
+  for (const bool shard : {false, true})
+    for (const Reduction reduction : {Reduction::fast, Reduction::reproducible})
+      for (const float poison : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+        ParameterArena arena(parameters(), 0, 3, at::kCPU, options(kTinyBucket, shard));
+        GradientReducer reducer(arena, world.gradients(), world.control(), nullptr, reduction);
+        const Slice slice = SlicePlan(kBatch, world.size(), 0).slices_of(world.rank())[0];
+        for (const bool poisoned : {true, false}) {  // the next step knows nothing of it
+          at::Tensor loss = loss_of(arena, slice);
+          if (poisoned && bad) loss = loss + arena.leaves()[2].view(-1)[5] * poison;
+          reducer.backward(loss, 0, 1);
+          EXPECT_EQ(reducer.non_finite_gradient(), poisoned && bad ? "wide.weight" : "");
+          reducer.finish();
+          EXPECT_EQ(reducer.non_finite_gradient(), poisoned && bad ? "wide.weight" : "") << "by the sum of all ranks";
+        }
+      }
 }
 
 TEST(Reducer, LaysBucketsOutAlikeOnAllRanks) {

@@ -39,7 +39,7 @@ std::optional<CheckpointName> parse_checkpoint_name(const fs::path& folder) {
   if (!rest.starts_with(kIncarnation)) return std::nullopt;
   rest.remove_prefix(kIncarnation.size());
   const auto incarnation = take_number(rest);
-  if (!incarnation || !rest.empty()) return std::nullopt;
+  if (!incarnation || *incarnation > kMostIncarnations || !rest.empty()) return std::nullopt;
   return CheckpointName{*incarnation, *step};
 }
 
@@ -67,7 +67,8 @@ void remove_unfinished(const fs::path& parent) noexcept {
   std::error_code ignored;
   std::vector<fs::path> found;
   for (fs::directory_iterator entry(parent, ignored), end; !ignored && entry != end; entry.increment(ignored))
-    if (entry->path().extension() == kUnfinished) found.push_back(entry->path());
+    if (const fs::path& path = entry->path(); path.extension() == kUnfinished || path.stem().extension() == kUnfinished)
+      found.push_back(path);
   for (const fs::path& folder : found) fs::remove_all(folder, ignored);
 }
 

@@ -18,6 +18,9 @@ struct CheckpointName {
   auto operator<=>(const CheckpointName&) const = default;
 };
 
+/// More starts than a run has: a higher number is not perrin's.
+inline constexpr std::int64_t kMostIncarnations = 1'000'000'000;
+
 /// nullopt for any other name.
 std::optional<CheckpointName> parse_checkpoint_name(const std::filesystem::path& folder);
 std::filesystem::path checkpoint_path(const std::filesystem::path& folder, const CheckpointName& name);
@@ -26,7 +29,8 @@ std::filesystem::path checkpoint_path(const std::filesystem::path& folder, const
 /// @throws CheckpointError if the folder exists and cannot be read
 std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& checkpoints);
 
-/// The name that a folder has while it is written or removed: remove_unfinished() takes it.
+/// The name that a folder has while it is written or removed: remove_unfinished() takes it, and the files that
+/// data::write_file_durably() left.
 std::filesystem::path unfinished(const std::filesystem::path& folder);
 /// Removes what interrupted writes and removals left. Never fails: a folder that stays costs space, not the run.
 void remove_unfinished(const std::filesystem::path& parent) noexcept;

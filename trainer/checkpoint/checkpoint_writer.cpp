@@ -9,6 +9,7 @@
 
 #include <exception>
 #include <nlohmann/json.hpp>
+#include <stdexcept>
 #include <system_error>
 #include <utility>
 
@@ -32,7 +33,7 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-constexpr int kNiceness = 10;  // of a writing thread: what computes goes first
+constexpr int kNicer = 5;  // than the process is a writing thread: what computes goes first
 
 double seconds_since(Clock::time_point begun) { return std::chrono::duration<double>(Clock::now() - begun).count(); }
 
@@ -61,7 +62,8 @@ StatePart part_of(const ParameterLayout& layout, std::size_t parts, std::optiona
 template <class Work>
 auto in_background(Work work) {
   return std::async(std::launch::async, [work = std::move(work)] {
-    ::setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), kNiceness);
+    const auto thread = static_cast<id_t>(::gettid());
+    ::setpriority(PRIO_PROCESS, thread, ::getpriority(PRIO_PROCESS, 0) + kNicer);
     return work();
   });
 }
@@ -110,6 +112,7 @@ void CheckpointWriter::begin_snapshot(const Order& order) {
 }
 
 void CheckpointWriter::begin(const Order& order, Contents contents, std::vector<PersistentBuffer> buffers) {
+  if (busy()) throw std::logic_error("CheckpointWriter: the write before is not finished");
   const at::NoGradGuard no_grad;
   begun_ = Clock::now();
   if (control_.size() > 1)

@@ -55,8 +55,8 @@ class CheckpointWriter {
     std::function<std::uint64_t()> metrics_bytes = {};  ///< of rank 0: length of metrics.jsonl now
     std::function<void()> before_publishing = {};  ///< of rank 0, on its thread: brings metrics.jsonl to the device
   };
-  /// Copies the whole state and begins to write a checkpoint, once the one before is done.
-  /// @throws comm::CommError naming a rank whose state has drifted from the others'; as finish()
+  /// Copies the whole state and begins to write a checkpoint.
+  /// @throws comm::CommError naming a rank whose state has drifted from the others'; std::logic_error while busy()
   void begin_checkpoint(const Order& order);
   /// The same for the power-function averages, which ema.power_sigmas names. Before the first update there are none,
   /// and nothing is written.

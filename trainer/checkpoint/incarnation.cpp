@@ -38,7 +38,9 @@ std::optional<Contents> read(const std::filesystem::path& path) {
   if (!std::filesystem::exists(path)) return std::nullopt;
   try {
     const Json json = Json::parse(data::read_text_file(path, kLargestFile));
-    return Contents{json.at("incarnation"), json.at("nonce")};
+    const Json &number = json.at("incarnation"), &nonce = json.at("nonce");
+    if (!number.is_number_unsigned() || number > kMostIncarnations || !nonce.is_number_unsigned()) return std::nullopt;
+    return Contents{number, nonce};
   } catch (const Json::exception&) {
     return std::nullopt;
   }

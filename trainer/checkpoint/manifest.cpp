@@ -55,6 +55,7 @@ Json without_hash(const CheckpointManifest& m) {
     json["parent"] = m.parent;
     json["rollbacks"] = m.progress.rollbacks;
     if (m.heldout_loss) json["heldout_loss"] = *m.heldout_loss;
+    if (!m.origin.program.empty()) json["program"] = m.origin.program;
   }
   return json;
 }
@@ -105,11 +106,42 @@ CheckpointManifest from_json(const Json& json) {
     m.incarnation = json.at("incarnation");
     m.parent = json.at("parent");
     m.progress.rollbacks = json.at("rollbacks");
+    m.origin.program = json.value("program", "");
     if (json.contains("heldout_loss")) m.heldout_loss = number(json.at("heldout_loss"));
   }
   m.layout_sha256 = json.at("layout_sha256");
   for (const auto& [name, file] : json.at("files").items()) m.files[name] = {file.at("bytes"), file.at("sha256")};
   return m;
+}
+
+/// The manifest's own checksum: of all the rest of it, without blanks.
+std::string hash_of(const Json& rest) { return data::sha256_hex(text_of(rest, kCompact)); }
+
+Json parse(const std::filesystem::path& path) {
+  constexpr int kDeepest = 3;  // in a manifest; a hostile one might be deep enough to exhaust the stack
+  const std::string text = data::read_text_file(path, kLargestManifest);
+  if (text.find('\0') != std::string::npos)  // which the parser takes for the end
+    throw DamagedCheckpoint(path, "is damaged: holds zero bytes");
+  return Json::parse(text, [&](int depth, Json::parse_event_t, const Json&) {
+    if (depth > kDeepest) throw DamagedCheckpoint(path, "is damaged: nested deeper than a manifest");
+    return true;
+  });
+}
+
+/// Before anything in it is believed, its version too.
+/// @throws DamagedCheckpoint
+void require_unaltered(const std::filesystem::path& path, const Json& json) {
+  Json rest = json;
+  rest.erase("manifest_sha256");
+  if (hash_of(rest) != json.at("manifest_sha256"))
+    throw DamagedCheckpoint(path, "does not match its own checksum: the file was changed after it was written");
+}
+
+/// @throws CheckpointError for files outside of the folder
+void require_plain_names(const std::filesystem::path& path, const CheckpointManifest& manifest) {
+  for (const auto& [name, file] : manifest.files)
+    if (name.empty() || name == "." || name == ".." || name.find('/') != std::string::npos)
+      throw CheckpointError(path, "names a file outside of its folder: '" + name + "'");
 }
 
 /// @throws CheckpointError for a manifest that this program does not read, or that is of something else
@@ -150,7 +182,7 @@ std::vector<std::string> CheckpointManifest::files_of(const std::string& buffer)
 
 std::string to_json(const CheckpointManifest& manifest) {
   Json json = without_hash(manifest);
-  json["manifest_sha256"] = data::sha256_hex(text_of(json, kCompact));
+  json["manifest_sha256"] = hash_of(json);
   return text_of(json, kIndented) + "\n";
 }
 
@@ -159,12 +191,14 @@ CheckpointManifest read_manifest(const std::filesystem::path& folder, Contents e
   if (!std::filesystem::exists(path))
     throw DamagedCheckpoint(path, "is missing, so the folder is no complete checkpoint");
   try {
-    const Json json = Json::parse(data::read_text_file(path, kLargestManifest));
+    const Json json = parse(path);
+    require_unaltered(path, json);
     require_format(path, json, expected);
     CheckpointManifest manifest = from_json(json);
-    // What is hashed is what was understood: an unknown, missing or altered field changes it.
-    if (data::sha256_hex(text_of(without_hash(manifest), kCompact)) != json.at("manifest_sha256"))
-      throw DamagedCheckpoint(path, "does not match its own checksum: the file was changed after it was written");
+    // What was understood, written again, is what was read: an unknown field would be missing in it.
+    if (hash_of(without_hash(manifest)) != json.at("manifest_sha256"))
+      throw CheckpointError(path, "holds a field that this program does not know; use the perrin that wrote it");
+    require_plain_names(path, manifest);
     return manifest;
   } catch (const nlohmann::json::exception& error) {
     throw DamagedCheckpoint(path, std::string("is damaged: ") + error.what());

@@ -23,6 +23,7 @@ struct CheckpointOrigin {
   std::vector<double> ema_decays;
   std::vector<double> power_sigmas = {};
   std::string machine = {};  ///< threads of a rank and instruction set, on which bits depend; empty: not recorded
+  std::string program = {};  ///< versions of perrin and of the libraries it ran with; empty: not recorded
 
   /// What the buffers ema-0, ema-1, ... hold: "EMA 0.9999", "power EMA 0.05".
   std::vector<std::string> averages() const;
@@ -67,7 +68,7 @@ std::string to_json(const CheckpointManifest& manifest);
 
 /// Reads and checks <folder>/manifest.json.
 /// @throws DamagedCheckpoint if it is missing or altered; CheckpointError if it cannot be read, is of another format or
-/// of other contents than expected
+/// of other contents than expected, or names files outside of the folder
 CheckpointManifest read_manifest(const std::filesystem::path& folder, Contents expected = Contents::checkpoint);
 
 }  // namespace perrin::trainer

@@ -107,6 +107,7 @@ nlohmann::ordered_json inspect_checkpoint(const fs::path& run_or_checkpoint) {
           {"averages", averages},
           {"snapshots", snapshots_beside(folder).size()},
           {"dataset_fingerprint", manifest.origin.dataset_fingerprint},
+          {"program", manifest.origin.program},
           {"bytes", bytes},
           {"sha256", sha256}};
 }

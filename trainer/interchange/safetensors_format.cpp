@@ -47,15 +47,19 @@ constexpr int kMaxDepth = 3;  // header object, tensor object, array: nothing in
 constexpr std::string_view kMetadata = "__metadata__";
 
 // Bytes of a tensor, or nothing when the product does not fit 64 bits (a product that wraps would pass for a small
-// tensor).
+// tensor). Nor when that of the other extents of an empty tensor does not: its strides would not fit.
 std::optional<std::uint64_t> checked_bytes(ElementType type, const std::vector<std::int64_t>& shape) {
   std::uint64_t bytes = row_of(type).bytes;
+  bool empty = false;
   for (const std::int64_t extent : shape) {
-    if (extent < 0 || __builtin_mul_overflow(bytes, static_cast<std::uint64_t>(extent), &bytes)) {
+    if (extent < 0 ||
+        __builtin_mul_overflow(bytes, static_cast<std::uint64_t>(std::max<std::int64_t>(extent, 1)), &bytes) ||
+        bytes > static_cast<std::uint64_t>(INT64_MAX)) {
       return std::nullopt;
     }
+    empty = empty || extent == 0;
   }
-  return bytes;
+  return empty ? 0 : bytes;
 }
 
 // Parses strictly: nlohmann checks syntax and UTF-8; repeated keys and depth are checked here, since parsers disagree

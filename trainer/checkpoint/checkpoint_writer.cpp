@@ -243,14 +243,15 @@ std::optional<WriteOutcome> CheckpointWriter::act(const Votes& votes) {
     const bool there = control_.rank() == 0 && fs::exists(path_ / CheckpointManifest::kFileName);
     std::int64_t words[] = {there, own.superseded};
     control_.broadcast(std::span<std::int64_t>(words), 0).wait(kLongWork);
+    const WriteOutcome outcome = end(words[0] != 0);
     if (words[1] != 0)
       throw RunSuperseded(own.error.empty() ? "another start trains this run; this one ends" : own.error);
-    return end(words[0] != 0);
+    return outcome;
   }
   return std::nullopt;
 }
 
-std::optional<WriteOutcome> CheckpointWriter::end(bool published) {
+WriteOutcome CheckpointWriter::end(bool published) {
   if (!published && control_.rank() == 0) {
     std::error_code ignored;
     fs::remove_all(unfinished(path_), ignored);  // on a full disk it takes the place that the next try needs

@@ -87,7 +87,7 @@ class CheckpointWriter {
   Written write_part(const std::vector<std::string>& buffers, const std::map<std::string, at::Tensor>& history) const;
   std::pair<std::string, WrittenFile> write_buffer(const std::string& buffer) const;
   Published publish(const CheckpointManifest& manifest, const std::function<void()>& before_publishing) const;
-  std::optional<WriteOutcome> end(bool published);
+  WriteOutcome end(bool published);
 
   TrainingState& state_;
   const ShardGather& shards_;

@@ -120,7 +120,8 @@ def state(run, step):
 
 def rows(run, kind="train"):
     """The rows of metrics.jsonl of one kind."""
-    every = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    every = [json.loads(line) for line in lines if line.endswith("\n")]  # the last one may be half there while a run writes it
     return [row for row in every if row["kind"] == kind]
 
 

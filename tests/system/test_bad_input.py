@@ -1,6 +1,7 @@
 """What can go wrong from outside: a clear message, an exit of all ranks within 10 s, and nothing overwritten."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -90,8 +91,11 @@ def test_a_checkpoint_of_another_architecture_is_refused_even_without_the_stored
 
 def test_a_checkpoint_of_another_format_is_refused_and_not_taken_for_damaged(perrin, finished_run):
     config, run = finished_run
-    manifest = checkpoint(run, 4) / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format_version": 3', '"format_version": 99'))
+    path = checkpoint(run, 4) / "manifest.json"
+    manifest = json.loads(path.read_text()) | {"format_version": 99}
+    del manifest["manifest_sha256"]
+    compact = json.dumps(manifest, separators=(",", ":"), ensure_ascii=False)
+    path.write_text(json.dumps(manifest | {"manifest_sha256": hashlib.sha256(compact.encode()).hexdigest()}))
     before = contents(run)
     said = refused(perrin, "train", config, "--train.steps=8")
     assert "format version 99" in said

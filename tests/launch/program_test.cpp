@@ -176,7 +176,8 @@ TEST(DryRun, TheReportSaysWhatShardingSavesARank) {
   const std::string sharded =
       "375.0 MiB (weights 136.4 MiB, gradients 136.4 MiB, Adam 68.2 MiB, EMA 34.1 MiB), 136.4 MiB more while it "
       "evaluates, 136.4 MiB on the host for checkpoints";
-  const std::string plain = "681.9 MiB (weights 136.4 MiB, gradients 136.4 MiB, Adam 272.8 MiB, EMA 136.4 MiB), 136.4 "
+  const std::string plain =
+      "681.9 MiB (weights 136.4 MiB, gradients 136.4 MiB, Adam 272.8 MiB, EMA 136.4 MiB), 136.4 "
       "MiB on the host for checkpoints";
   EXPECT_THAT(report(4), HasSubstr("# memory of each rank: " + plain));
   EXPECT_THAT(report(4), HasSubstr("# with optimizer.shard = true: " + sharded));

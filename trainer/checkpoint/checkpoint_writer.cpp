@@ -33,7 +33,7 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-constexpr int kNicer = 5;  // than the process is a writing thread: what computes goes first
+constexpr int kNicer = 5;  // than the main thread is a writing one: what computes goes first
 
 double seconds_since(Clock::time_point begun) { return std::chrono::duration<double>(Clock::now() - begun).count(); }
 
@@ -63,7 +63,7 @@ template <class Work>
 auto in_background(Work work) {
   return std::async(std::launch::async, [work = std::move(work)] {
     const auto thread = static_cast<id_t>(::gettid());
-    ::setpriority(PRIO_PROCESS, thread, ::getpriority(PRIO_PROCESS, 0) + kNicer);
+    ::setpriority(PRIO_PROCESS, thread, ::getpriority(PRIO_PROCESS, static_cast<id_t>(::getpid())) + kNicer);
     return work();
   });
 }
@@ -157,7 +157,7 @@ CheckpointWriter::Written CheckpointWriter::write_part(const std::vector<std::st
   Written written;
   if (!own_part_) return written;
   const fs::path folder = unfinished(path_);
-  // A file each at a time: hashing takes a core, and the device takes more than one core can hash.
+  // A thread for each file: one core hashes less than the device takes.
   std::vector<std::future<std::pair<std::string, WrittenFile>>> files;
   for (const std::string& buffer : buffers)
     files.push_back(in_background([&, buffer] { return write_buffer(buffer); }));

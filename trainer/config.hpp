@@ -106,9 +106,18 @@ struct EdmConfig {
   double p_std = 1.2;
 };
 
+/// In which type convolutions and matrix products compute; statistics, softmax, loss, the stored weights, their
+/// gradients and all that the optimizer keeps are float32 always.
+enum class Precision {
+  automatic,  ///< bf16 where the processor or GPU has instructions for it
+  fp32,
+  bf16
+};
+
 /// What one run does and when.
 struct TrainConfig {
   std::int64_t steps = 800'000;
+  Precision precision = Precision::fp32;
   std::int64_t batch_size = 128;    ///< of all ranks together
   std::int64_t micro_batch = 0;     ///< most images in one forward pass of one rank; 0: the rank's whole share
   double max_minutes = 0;           ///< wall-time budget of one start; 0: none

@@ -22,6 +22,7 @@
 #include "trainer/checkpoint/resume.hpp"
 #include "trainer/compute_stream.hpp"
 #include "trainer/model/architecture.hpp"
+#include "trainer/precision.hpp"
 #include "trainer/run_error.hpp"
 #include "trainer/run_folder.hpp"
 #include "trainer/same_on_all_ranks.hpp"
@@ -40,15 +41,22 @@ std::optional<data::Dataset> open_heldout(const DataConfig& config, const data::
 }
 
 /// What the bits of a run depend on beside its configuration: of all ranks, or "mixed".
-std::string machine_of(comm::World& world, at::Device device) {
-  const std::string own = device.is_cpu() ? fmt::format("{} thread{} a rank, {}", at::get_num_threads(),
-                                                        at::get_num_threads() == 1 ? "" : "s", at::get_cpu_capability())
-                                          : "cuda";
+std::string machine_of(comm::World& world, at::Device device, at::ScalarType compute) {
+  const std::string own = (device.is_cpu() ? fmt::format("{} thread{} a rank, {}", at::get_num_threads(),
+                                                         at::get_num_threads() == 1 ? "" : "s", at::get_cpu_capability())
+                                           : std::string("cuda")) +
+                          (compute == at::kFloat ? "" : ", bf16");
   const std::string hash = data::sha256_hex(own);
   const auto word = static_cast<std::int64_t>(std::stoull(hash.substr(0, 15), nullptr, 16));
   const bool same = world.control().all_reduce_value(word, comm::ReduceOp::max) ==
                     world.control().all_reduce_value(word, comm::ReduceOp::min);
   return same ? own : "mixed";
+}
+
+/// The compute type of a run: bfloat16 only if every rank would have it.
+at::ScalarType common_compute_type(Precision precision, comm::World& world, at::Device device) {
+  const std::int64_t own = compute_type(precision, device) == at::kBFloat16 ? 1 : 0;
+  return world.control().all_reduce_value(own, comm::ReduceOp::min) == 1 ? at::kBFloat16 : at::kFloat;
 }
 
 void warn_of_other_bits(const Config& config, const std::string& now, const std::string& before) {
@@ -64,11 +72,11 @@ void warn_of_other_bits(const Config& config, const std::string& now, const std:
 
 /// Weights as initialized, at the beginning of the stream.
 TrainingState initial_state(const Config& config, const data::ImageShape& shape, comm::World& world,
-                            at::Device device) {
+                            at::Device device, at::ScalarType compute) {
   return {.arena = ParameterArena(
               unet_parameters(with_output_channels(config.model, shape, config.diffusion.variance_type), shape),
               config.ema.decays.size() + config.ema.power_sigmas.size(), config.run.seed, device,
-              shard_options(config, world.rank(), world.size())),
+              shard_options(config, world.rank(), world.size()), compute),
           .progress = {},
           .losses = {},
           .loss_history =
@@ -107,19 +115,21 @@ TrainOutcome train(const Config& config, const std::string& resolved_config, com
   require_same_on_all_ranks(world.control(), train_set.fingerprint() + (heldout ? heldout->fingerprint() : ""),
                             "the datasets");
 
+  const at::ScalarType compute = common_compute_type(config.train.precision, world, device);
   const CheckpointOrigin origin{.config = resolved_config,
                                 .dataset_fingerprint = train_set.fingerprint(),
                                 .image_shape = train_set.shape(),
                                 .sample_order = std::string(data::SampleOrder::kAlgorithm),
                                 .ema_decays = config.ema.decays,
                                 .power_sigmas = config.ema.power_sigmas,
-                                .machine = machine_of(world, device),
+                                .machine = machine_of(world, device, compute),
                                 .program = options.program};
   Incarnation incarnation = Incarnation::begin(paths, world.control());
   std::optional<Progress> diverged;
   for (;;) {
-    TrainingState state = initial_state(config, train_set.shape(), world, device);
+    TrainingState state = initial_state(config, train_set.shape(), world, device, compute);
     const auto resumed = resume_newest(paths.checkpoints(), origin, state, world.control());
+    state.arena.refresh_copy();
     if (diverged) {
       leave_out_stretch(config, *diverged, state.progress);
       incarnation.advance(world.control());
@@ -136,9 +146,9 @@ TrainOutcome train(const Config& config, const std::string& resolved_config, com
       data::write_file_durably(paths.config(), std::string_view(resolved_config));
       metrics.emplace(paths.metrics(), resumed ? resumed->metrics_bytes : 0);
       if (!diverged)
-        spdlog::info("{} parameters, {} training images, global batch {} over {} rank{} on {}",
+        spdlog::info("{} parameters, {} training images, global batch {} over {} rank{} on {} in {}",
                      state.arena.layout().numel(), train_set.size(), config.train.batch_size, world.size(),
-                     world.size() == 1 ? "" : "s", device.str());
+                     world.size() == 1 ? "" : "s", device.str(), compute == at::kFloat ? "fp32" : "bf16");
       warn_of_other_bits(config, origin.machine, resumed ? resumed->machine : "");
       if (resumed && !diverged)
         spdlog::info("going on from {} (step {})", resumed->checkpoint.string(), state.progress.step);

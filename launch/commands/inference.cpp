@@ -3,8 +3,8 @@
 #include <ATen/ATen.h>
 
 #include "trainer/checkpoint/checkpoint_error.hpp"
-#include "trainer/memory_format.hpp"
 #include "trainer/model/architecture.hpp"
+#include "trainer/precision.hpp"
 #include "trainer/same_on_all_ranks.hpp"
 
 namespace perrin::launch {
@@ -59,17 +59,20 @@ Predictor load_predictor(const StoredRun& run, const trainer::WeightsChoice& wei
       world.control(), run.checkpoint.string() + trainer::to_json(run.manifest), "the checkpoints",
       "a training has just made a new one; name the checkpoint folder instead of the run folder");
   trainer::StoredModel stored = trainer::load_model(run.checkpoint, weights);
-  const at::MemoryFormat format = trainer::memory_format_for(device);
+  const at::ScalarType compute = trainer::compute_type(run.config.train.precision, device);
   const trainer::ParameterLookup lookup = [&](const std::string& name) {
     const auto found = stored.weights.find(name);
     if (found == stored.weights.end())
       throw trainer::CheckpointError(run.checkpoint, "lacks the parameter '" + name + "' of its own model");
-    // Convolutions as the arena keeps them, so that a picture drawn while training and one drawn later are the same.
-    return found->second.to(device).contiguous(found->second.dim() == 4 ? format : at::MemoryFormat::Contiguous);
+    const at::Tensor& weight = found->second;
+    // In type and layout as the arena keeps them, so that a picture drawn while training and one drawn later are the
+    // same.
+    return weight.to(device, trainer::is_matrix(static_cast<std::size_t>(weight.dim())) ? compute : at::kFloat)
+        .contiguous(weight.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous);
   };
   const data::ImageShape& shape = run.manifest.origin.image_shape;
   trainer::UNet model(trainer::with_output_channels(run.config.model, shape, run.config.diffusion.variance_type), shape,
-                      lookup, format);
+                      lookup);
   return {std::move(stored), trainer::DiffusionProcess(trainer::NoiseSchedule(run.config.diffusion), device),
           std::move(model)};
 }

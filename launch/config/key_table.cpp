@@ -273,6 +273,12 @@ void add_train(std::vector<Key>& keys) {
   keys.push_back(
       Entry("train.batch_size", &Config::train, &TrainConfig::batch_size, "Images of one step, of all ranks together.")
           .in(at_least(1)));
+  keys.push_back(Entry("train.precision", &Config::train, &TrainConfig::precision,
+                       {{"auto", Precision::automatic}, {"fp32", Precision::fp32}, {"bf16", Precision::bf16}},
+                       "Type in which convolutions and matrix products compute; auto: bf16 where the processor or GPU "
+                       "has instructions for it. Stored weights, gradients, optimizer, statistics and loss are float32 "
+                       "always.")
+                     .changeable());
   keys.push_back(Entry("train.micro_batch", &Config::train, &TrainConfig::micro_batch,
                        "Most images in one forward pass of one rank, to save memory; 0: the rank's whole share.")
                      .in(at_least(0))

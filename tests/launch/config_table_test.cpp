@@ -166,6 +166,7 @@ TEST(Resume, EveryKeyIsEitherFreeOrRefusedWithBothValues) {
                                       "data.warm_up",
                                       "data.threads",
                                       "train.steps",
+                                      "train.precision",
                                       "train.micro_batch",
                                       "train.max_minutes",
                                       "train.log_every",

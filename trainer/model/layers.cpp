@@ -1,11 +1,13 @@
 #include "trainer/model/layers.hpp"
 
 #include <ATen/ATen.h>
+#include <ATen/OpMathType.h>
 
 #include <cmath>
 #include <stdexcept>
 
 #include "trainer/model/architecture.hpp"
+#include "trainer/model/packed.hpp"
 #include "trainer/random/keyed_noise.hpp"
 
 namespace perrin::trainer {
@@ -58,7 +60,9 @@ Linear::Linear(const TakeParameter& take, const std::string& name, std::int64_t 
   bias = take({name + ".bias", {out}, initial.bias});
 }
 
-at::Tensor Linear::operator()(const at::Tensor& x) const { return at::linear(x, weight, bias); }
+at::Tensor Linear::operator()(const at::Tensor& x) const {
+  return at::linear(x.to(weight.scalar_type()), weight, bias.to(weight.scalar_type()));
+}
 
 Convolution::Convolution(const TakeParameter& take, const std::string& name, std::int64_t in, std::int64_t out,
                          std::int64_t kernel, const ModelConfig& config, Role role)
@@ -68,7 +72,19 @@ Convolution::Convolution(const TakeParameter& take, const std::string& name, std
   bias = take({name + ".bias", {out}, initial.bias});
 }
 
-at::Tensor Convolution::operator()(const at::Tensor& x) const { return at::conv2d(x, weight, bias, stride, padding); }
+at::Tensor Convolution::operator()(const at::Tensor& x) const {
+  return at::conv2d(x, weight, bias.to(weight.scalar_type()), stride, padding);
+}
+
+at::Tensor Convolution::of_doubled(const at::Tensor& x) const {
+  // Place o of the doubled image reads u = o + a - 1 through tap a, which is pixel i of x with u = 2 i + p. So pixel i
+  // reaches o through tap k = o + 1 - 2 i = 2 + p - a of a transposed convolution: two taps of w share each.
+  static const at::Tensor kTaps = at::tensor({0., 0., 1., 0., 1., 1., 1., 1., 0., 1., 0., 0.}, at::kDouble).view({4, 3});
+  const at::Tensor taps = at::kron(kTaps, kTaps).to(weight.options().requires_grad(false));  // [16, 9]
+  const std::int64_t out = weight.size(0), in = weight.size(1);
+  const at::Tensor folded = at::matmul(weight.permute({1, 0, 2, 3}).reshape({in * out, 9}), taps.t());
+  return at::conv_transpose2d(x, folded.view({in, out, 4, 4}), bias.to(weight.scalar_type()), 2, 1);
+}
 
 GroupNorm::GroupNorm(const TakeParameter& take, const std::string& name, std::int64_t channels,
                      const ModelConfig& config)
@@ -148,14 +164,23 @@ at::Tensor SelfAttention::operator()(const at::Tensor& x) const {
   const std::int64_t batch = x.size(0), channels = x.size(1), height = x.size(2), width = x.size(3);
   // [N, HW, C]: in channels-last a view, not a copy.
   const at::Tensor places = group_norm_(x).permute({0, 2, 3, 1}).reshape({batch, height * width, channels});
-  const auto projected = [&](std::size_t i) {
-    return at::linear(places, projections_.weights[i], projections_.biases[i])
-        .view({batch, height * width, heads_, channels / heads_})
-        .transpose(1, 2);
-  };
-  const at::Tensor mixed = at::scaled_dot_product_attention(projected(0), projected(1), projected(2));
+  const at::Tensor weight = packed(projections_.weights), bias = packed(projections_.biases);
+  const auto qkv = at::linear(places, weight, bias.to(weight.scalar_type()))
+                       .view({batch, height * width, 3, heads_, channels / heads_})
+                       .permute({2, 0, 3, 1, 4})
+                       .unbind();
+  const at::Tensor mixed = attention(qkv[0], qkv[1], qkv[2]);
   const at::Tensor out = to_out_(mixed.transpose(1, 2).reshape({batch, height * width, channels}));
   return scaled(x + out.view({batch, height, width, channels}).permute({0, 3, 1, 2}), residual_scale_);
+}
+
+at::Tensor SelfAttention::attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+  // LibTorch 2.11's flash attention on the CPU takes up to five times as long backward as the products themselves
+  // (docs/performance.md); what it is for is not to hold the whole matrix of a large image.
+  constexpr std::int64_t kMostPlaces = 1024;
+  if (!q.is_cpu() || q.size(2) > kMostPlaces) return at::scaled_dot_product_attention(q, k, v);
+  const double scale = 1 / std::sqrt(static_cast<double>(q.size(3)));
+  return at::matmul(at::softmax(at::matmul(q * scale, k.transpose(2, 3)), -1), v);
 }
 
 Resampler::Resampler(const TakeParameter& take, const std::string& name, std::int64_t channels,
@@ -178,7 +203,7 @@ at::Tensor Resampler::operator()(const at::Tensor& x, const at::Tensor& activate
   }
   const auto& conv = std::get<Convolution>(layer_);
   if (direction_ == Resize::up) {
-    return conv(resized(x, Resize::up));
+    return conv.of_doubled(x);
   }
   // Padding 0 is TensorFlow's SAME: zeros on the right and below only.
   return conv(conv.padding == 0 ? at::constant_pad_nd(x, {0, 1, 0, 1}) : x);
@@ -192,11 +217,13 @@ TimeEmbedding::TimeEmbedding(const TakeParameter& take, const std::string& name,
   if (!linear_1_.weight.defined()) {
     return;  // only the list of parameters is wanted
   }
-  // In the weights' own precision and in this order of operations, as diffusers does: at t = 999 one unit in the last
+  // In float32 (float64 for weights of that type) and in this order of operations, as diffusers does: at t = 999 one unit in the last
   // place of a float32 frequency moves the sine by 6e-5, so a more exact table would agree less with those who sample
   // the exported weights.
   const std::int64_t half = config.block_out_channels.front() / 2;
-  const at::Tensor exponents = -std::log(10000.0) * at::arange(half, linear_1_.weight.options().requires_grad(false));
+  const at::TensorOptions options =
+      linear_1_.weight.options().requires_grad(false).dtype(at::toOpMathType(linear_1_.weight.scalar_type()));
+  const at::Tensor exponents = -std::log(10000.0) * at::arange(half, options);
   frequencies_ = at::exp(exponents / static_cast<double>(half - config.freq_shift));
 }
 

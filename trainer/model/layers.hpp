@@ -37,6 +37,9 @@ struct Convolution {
   Convolution(const TakeParameter& take, const std::string& name, std::int64_t in, std::int64_t out,
               std::int64_t kernel, const ModelConfig& config, Role role = Role::inner);
   at::Tensor operator()(const at::Tensor& x) const;
+  /// The same (kernel 3) of x doubled by nearest neighbour, as one transposed convolution of stride 2 that makes 4
+  /// products where that would make 9. @return [N, out, 2 H, 2 W]
+  at::Tensor of_doubled(const at::Tensor& x) const;
   at::Tensor weight, bias;
   std::int64_t stride = 1;
   std::int64_t padding;
@@ -90,6 +93,9 @@ class SelfAttention {
   at::Tensor operator()(const at::Tensor& x) const;
 
  private:
+  /// softmax(q k^T / sqrt(d)) v. @param q, k, v  [N, heads, places, d], any strides
+  static at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
+
   // Of to_q, to_k and to_v; the three weights are adjacent in memory, and so are the biases.
   struct Projections {
     Projections(const TakeParameter& take, const std::string& name, std::int64_t channels, const ModelConfig& config);

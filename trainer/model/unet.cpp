@@ -74,7 +74,7 @@ struct UNet::Network {
   at::Tensor forward(const at::Tensor& x_t, const at::Tensor& t, const ForwardContext& context) const {
     const at::Tensor activated_temb = at::silu(embed(t, context.labels));
     std::vector<at::Tensor> skips;
-    at::Tensor h = conv_in(x_t.contiguous(activations));
+    at::Tensor h = conv_in(x_t.to(conv_in.weight.scalar_type()).contiguous(activations));
     skips.push_back(h);
     for (const Level& level : down_blocks) {
       for (std::size_t i = 0; i < level.resnets.size(); ++i) {
@@ -102,7 +102,7 @@ struct UNet::Network {
         h = (*level.resampler)(h, activated_temb, context);
       }
     }
-    return conv_out(at::silu(conv_norm_out(h)));
+    return conv_out(at::silu(conv_norm_out(h))).to(x_t.scalar_type());
   }
 
   data::ImageShape shape;

@@ -48,9 +48,9 @@ class UNet {
   UNet& operator=(UNet&&) noexcept;
   ~UNet();
 
-  /// @param x_t  [N, C, H, W], type and device of the weights
+  /// @param x_t  [N, C, H, W], device of the weights; the network computes in the type of its matrices
   /// @param t    [N], 0-based timestep, int64, or a continuous noise level of any floating type, same device
-  /// @return [N, out_channels, H, W]; out_channels 0 means C
+  /// @return [N, out_channels, H, W] in the type of x_t; out_channels 0 means C
   /// @throws std::invalid_argument when shapes disagree, positions are missing for dropout, or labels are given to a
   ///         network without classes or, on the CPU, are out of range
   at::Tensor operator()(const at::Tensor& x_t, const at::Tensor& t, const ForwardContext& context = {}) const;

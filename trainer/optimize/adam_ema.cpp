@@ -5,6 +5,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "trainer/optimize/learning_rate.hpp"
@@ -39,6 +40,16 @@ __attribute__((target_clones("avx512f", "avx2", "default"))) void ema_chunk(floa
   for (std::int64_t i = 0; i < count; ++i) ema[i] += weight * (w[i] - ema[i]);
 }
 
+/// Rounds to the nearest bfloat16, ties to even; weights are never NaN.
+__attribute__((target_clones("avx512f", "avx2", "default"))) void bfloat16_chunk(std::uint16_t* __restrict copy,
+                                                                                 const float* __restrict w,
+                                                                                 std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    const auto bits = std::bit_cast<std::uint32_t>(w[i]);
+    copy[i] = static_cast<std::uint16_t>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16);
+  }
+}
+
 void update_on_cpu(ParameterArena& arena, const Segment& segment, const AdamScalars& scalars,
                    const std::vector<float>& ema_weights) {
   float* w = arena.weights().mutable_data_ptr<float>() + segment.arena_offset;
@@ -47,11 +58,17 @@ void update_on_cpu(ParameterArena& arena, const Segment& segment, const AdamScal
   float* v = arena.adam_v().mutable_data_ptr<float>() + segment.state_offset;
   std::vector<float*> emas;
   for (at::Tensor& ema : arena.emas()) emas.push_back(ema.mutable_data_ptr<float>() + segment.state_offset);
+  // Of a sharded arena the copy is made once the others' weights are there.
+  const at::Tensor& copied = arena.copy_of_weights();
+  auto* copy = copied.defined() && !arena.plan().sharded()
+                   ? static_cast<std::uint16_t*>(copied.mutable_data_ptr()) + segment.arena_offset
+                   : nullptr;
   at::parallel_for(0, (segment.count + kChunk - 1) / kChunk, 16, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t chunk = begin; chunk < end; ++chunk) {
       const std::int64_t at = chunk * kChunk, count = std::min(kChunk, segment.count - at);
       adam_chunk(w + at, g + at, m + at, v + at, count, scalars);
       for (std::size_t e = 0; e < emas.size(); ++e) ema_chunk(emas[e] + at, w + at, count, ema_weights[e]);
+      if (copy != nullptr) bfloat16_chunk(copy + at, w + at, count);
     }
   });
 }
@@ -66,6 +83,8 @@ void update_by_operators(ParameterArena& arena, const Segment& segment, const Ad
   const at::Tensor v = state(arena.adam_v()).mul_(s.beta2).addcmul_(gradient, gradient, s.one_minus_beta2);
   weights.addcdiv_(m, v.sqrt().mul_(s.v_scale).add_(s.eps), -s.rate);
   for (std::size_t e = 0; e < ema_weights.size(); ++e) state(arena.emas()[e]).lerp_(weights, ema_weights[e]);
+  if (arena.copy_of_weights().defined() && !arena.plan().sharded())
+    arena.copy_of_weights().narrow(0, segment.arena_offset, segment.count).copy_(weights);
 }
 
 }  // namespace

@@ -16,7 +16,7 @@ struct UpdateOutcome {
   bool skipped = false;  ///< the gradient was not finite: weights, moments and EMAs are as before
 };
 
-/// Global-norm clip, Adam and every EMA over what this rank owns of the arena, in one pass over memory. The arena holds
+/// Global-norm clip, Adam, every EMA and the weights' copy in the compute type, over what this rank owns of the arena, in one pass over memory. The arena holds
 /// as many EMAs as there are ema.decays and ema.power_sigmas, in that order.
 /// Adam: Kingma & Ba 2015, algorithm 1; OptimizerConfig::eps_form says where epsilon stands.
 class AdamEma {

@@ -2,8 +2,8 @@
 
 #include <ATen/ATen.h>
 
-#include "trainer/memory_format.hpp"
 #include "trainer/model/initialize.hpp"
+#include "trainer/precision.hpp"
 
 namespace perrin::trainer {
 namespace {
@@ -18,8 +18,8 @@ ParameterLookup lookup_by_name(const ParameterLayout& layout, const std::vector<
 }  // namespace
 
 ParameterArena::ParameterArena(const std::vector<ParameterSpec>& specs, std::size_t emas, std::uint64_t seed,
-                               at::Device device, const ShardOptions& shards)
-    : layout_(specs, memory_format_for(device)), plan_(layout_, shards) {
+                               at::Device device, const ShardOptions& shards, at::ScalarType compute)
+    : layout_(specs, at::MemoryFormat::ChannelsLast), plan_(layout_, shards) {
   const at::Tensor initial = at::zeros({plan_.size()}, at::kFloat);
   for (std::size_t i = 0; i < specs.size(); ++i) initialize(specs[i], layout_.view(initial, layout_.ranges()[i]), seed);
   weights_ = initial.to(device);
@@ -30,16 +30,23 @@ ParameterArena::ParameterArena(const std::vector<ParameterSpec>& specs, std::siz
     emas_.push_back(at::empty_like(adam_m_));
     keep_own(weights_, emas_.back());
   }
+  if (compute != at::kFloat) copy_of_weights_ = weights_.to(compute);
+  for (const at::Tensor& view : views(weights_, copy_of_weights_))
+    leaves_.push_back(view.detach().set_requires_grad(true));
+}
+
+std::vector<at::Tensor> ParameterArena::views(const at::Tensor& flat, const at::Tensor& copy) const {
+  std::vector<at::Tensor> views;
   for (const auto& range : layout_.ranges())
-    leaves_.push_back(layout_.view(weights_, range).detach().set_requires_grad(true));
+    views.push_back(layout_.view(copy.defined() && is_matrix(range.shape.size()) ? copy : flat, range));
+  return views;
 }
 
 ParameterLookup ParameterArena::trainable() const { return lookup_by_name(layout_, leaves_); }
 
 ParameterLookup ParameterArena::frozen(const at::Tensor& flat) const {
-  std::vector<at::Tensor> views;
-  for (const auto& range : layout_.ranges()) views.push_back(layout_.view(flat, range));
-  return lookup_by_name(layout_, views);
+  return lookup_by_name(layout_,
+                        views(flat, copy_of_weights_.defined() ? flat.to(copy_of_weights_.scalar_type()) : at::Tensor()));
 }
 
 void ParameterArena::keep_own(const at::Tensor& whole, const at::Tensor& state) const {

@@ -25,8 +25,9 @@ struct PersistentBuffer {
 class ParameterArena {
  public:
   /// Allocates and initializes the weights (keyed by parameter name and seed); each EMA starts as a copy of them.
+  /// @param compute type in which the network multiplies; other than float32: the arena keeps copies of the matrices
   ParameterArena(const std::vector<ParameterSpec>& specs, std::size_t emas, std::uint64_t seed, at::Device device,
-                 const ShardOptions& shards = {});
+                 const ShardOptions& shards = {}, at::ScalarType compute = at::kFloat);
 
   const ParameterLayout& layout() const { return layout_; }
   const ShardPlan& plan() const { return plan_; }
@@ -40,11 +41,18 @@ class ParameterArena {
   std::vector<at::Tensor>& emas() { return emas_; }
   const std::vector<at::Tensor>& emas() const { return emas_; }
 
-  /// Weights as leaves that require grad, in the order of the layout; they share memory with weights().
+  /// Weights as leaves that require grad, in the order of the layout: views of weights(), or where the compute type is
+  /// another one, matrices as views of copy_of_weights().
   const std::vector<at::Tensor>& leaves() const { return leaves_; }
+  /// The weights in the compute type, [plan().size()]; undefined where that is float32.
+  at::Tensor& copy_of_weights() { return copy_of_weights_; }
+  /// To be called after weights() have changed by other means than AdamEma.
+  void refresh_copy() {
+    if (copy_of_weights_.defined()) copy_of_weights_.copy_(weights_);
+  }
   /// For a model that trains: parameters by name, requiring grad.
   ParameterLookup trainable() const;
-  /// For a model that only predicts, over weights() or a whole EMA: plain views, no gradients.
+  /// For a model that only predicts, over weights() or a whole EMA: views of it, matrices in the compute type.
   ParameterLookup frozen(const at::Tensor& flat) const;
 
   /// Fills a buffer of the optimizer's state with this rank's segments of a whole one.
@@ -58,9 +66,12 @@ class ParameterArena {
  private:
   ParameterLayout layout_;
   ShardPlan plan_;
-  at::Tensor weights_, gradients_, adam_m_, adam_v_;
+  at::Tensor weights_, copy_of_weights_, gradients_, adam_m_, adam_v_;
   std::vector<at::Tensor> emas_;
   std::vector<at::Tensor> leaves_;
+
+  /// Views of every parameter: in `copy` where that is defined and the parameter is a matrix, else in `flat`.
+  std::vector<at::Tensor> views(const at::Tensor& flat, const at::Tensor& copy) const;
 };
 
 }  // namespace perrin::trainer

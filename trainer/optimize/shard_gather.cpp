@@ -20,8 +20,10 @@ void ShardGather::send_weights(std::size_t segment) {
 }
 
 void ShardGather::finish() {
+  if (works_.empty()) return;
   for (comm::Work& work : works_) work.wait();
   works_.clear();
+  arena_.refresh_copy();
 }
 
 void ShardGather::collect(const PersistentBuffer& buffer, std::int64_t begin, std::int64_t end,

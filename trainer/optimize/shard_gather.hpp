@@ -23,7 +23,8 @@ class ShardGather {
 
   /// Starts to spread the new weights of a segment of the plan. @throws comm::CommError
   void send_weights(std::size_t segment);
-  /// Waits until the weights of all segments sent are whole. @throws comm::CommError
+  /// Waits until the weights of all segments sent are whole, and their copy in the compute type too.
+  /// @throws comm::CommError
   void finish();
   /// Copies elements [begin, end) of a whole buffer, wherever they live. Every rank asks for what it likes.
   /// @param into [end - begin], on any device

@@ -8,7 +8,6 @@
 
 #include "trainer/model/architecture.hpp"
 #include "trainer/model/packed.hpp"
-#include "trainer/random/keyed_noise.hpp"
 
 namespace perrin::trainer {
 namespace {
@@ -76,6 +75,16 @@ at::Tensor Convolution::operator()(const at::Tensor& x) const {
   return at::conv2d(x, weight, bias.to(weight.scalar_type()), stride, padding);
 }
 
+void Convolution::add_of_joined(at::Tensor& sum, const at::Tensor& x, const at::Tensor& skip) const {
+  if (!skip.defined()) {
+    sum.add_((*this)(x));
+    return;
+  }
+  const std::int64_t first = x.size(1);
+  sum.add_(at::conv2d(x, weight.narrow(1, 0, first), bias.to(weight.scalar_type())));
+  sum.add_(at::conv2d(skip, weight.narrow(1, first, skip.size(1))));
+}
+
 at::Tensor Convolution::of_doubled(const at::Tensor& x) const {
   // Place o of the doubled image reads u = o + a - 1 through tap a, which is pixel i of x with u = 2 i + p. So pixel i
   // reaches o through tap k = o + 1 - 2 i = 2 + p - a of a transposed convolution: two taps of w share each.
@@ -93,7 +102,9 @@ GroupNorm::GroupNorm(const TakeParameter& take, const std::string& name, std::in
       groups(config.norm_num_groups),
       eps(config.norm_eps) {}
 
-at::Tensor GroupNorm::operator()(const at::Tensor& x) const { return at::group_norm(x, groups, weight, bias, eps); }
+FusedNorm GroupNorm::with(Activation activation) const {
+  return {.weight = weight, .bias = bias, .groups = groups, .eps = eps, .activation = activation};
+}
 
 ResnetBlock::ResnetBlock(const TakeParameter& take, const std::string& name, std::int64_t in, std::int64_t out,
                          const ModelConfig& config, std::uint32_t call_site, Resize resize)
@@ -114,30 +125,36 @@ ResnetBlock::ResnetBlock(const TakeParameter& take, const std::string& name, std
 }
 
 at::Tensor ResnetBlock::operator()(const at::Tensor& x, const at::Tensor& activated_temb,
-                                   const ForwardContext& context) const {
-  // The sums are taken in place: a convolution's backward needs its input, not its output.
-  at::Tensor h = conv1_(resized(at::silu(norm1_(x)), resize_));
-  h = conv2_(dropout(at::silu(norm2_of(h, activated_temb)), context));
-  const at::Tensor input = resized(x, resize_);
-  return scaled(h.add_(conv_shortcut_ ? (*conv_shortcut_)(input) : input), residual_scale_);
+                                   const ForwardContext& context, const at::Tensor& skip) const {
+  const FusedNormOutputs first = fused_norm_and_inputs(x, skip, norm1_.with(Activation::silu));
+  const at::Tensor h = resize_ == Resize::up ? conv1_.of_doubled(first.y) : conv1_(resized(first.y, resize_));
+  at::Tensor sum = conv2_(fused_norm(h, {}, second_norm(activated_temb, context)));
+  add_input(sum, first.x, first.skip);
+  return scaled(sum, residual_scale_);
 }
 
-at::Tensor ResnetBlock::norm2_of(const at::Tensor& h, const at::Tensor& activated_temb) const {
-  const at::Tensor embedded = time_emb_proj_(activated_temb).unsqueeze(-1).unsqueeze(-1);
-  if (!scale_shift_) {
-    return norm2_(h.add_(embedded));
+FusedNorm ResnetBlock::second_norm(const at::Tensor& activated_temb, const ForwardContext& context) const {
+  FusedNorm norm = norm2_.with(Activation::silu);
+  const at::Tensor embedded = time_emb_proj_(activated_temb);
+  if (scale_shift_) {
+    norm.scale = embedded.narrow(1, 0, norm2_.weight.size(0));
+    norm.shift = embedded.narrow(1, norm2_.weight.size(0), norm2_.weight.size(0));
+  } else {
+    norm.add = embedded;
   }
-  const std::vector<at::Tensor> parts = embedded.chunk(2, 1);  // scale, shift
-  return at::addcmul(parts[1], norm2_(h), parts[0] + 1);       // one pass over the activations
+  if (context.training && dropout_ > 0)
+    norm.dropout = {{.seed = context.seed, .purpose = Purpose::dropout, .call_site = call_site_},
+                    context.positions,
+                    1 - dropout_};
+  return norm;
 }
 
-at::Tensor ResnetBlock::dropout(const at::Tensor& h, const ForwardContext& context) const {
-  if (!context.training || dropout_ == 0) {
-    return h;
-  }
-  const Stream stream{.seed = context.seed, .purpose = Purpose::dropout, .call_site = call_site_};
-  const at::Tensor factors = keyed_dropout(stream, context.positions, h.sizes().slice(1), 1 - dropout_);
-  return h * factors.to(h.options(), /*non_blocking=*/false, /*copy=*/false, h.suggest_memory_format());
+void ResnetBlock::add_input(at::Tensor& sum, const at::Tensor& x, const at::Tensor& skip) const {
+  // In place: a convolution's backward needs its input, not its output.
+  if (conv_shortcut_)
+    conv_shortcut_->add_of_joined(sum, resized(x, resize_), skip);
+  else
+    sum.add_(resized(skip.defined() ? at::cat({x, skip}, 1) : x, resize_));
 }
 
 SelfAttention::Projections::Projections(const TakeParameter& take, const std::string& name, std::int64_t channels,
@@ -163,7 +180,8 @@ SelfAttention::SelfAttention(const TakeParameter& take, const std::string& name,
 at::Tensor SelfAttention::operator()(const at::Tensor& x) const {
   const std::int64_t batch = x.size(0), channels = x.size(1), height = x.size(2), width = x.size(3);
   // [N, HW, C]: in channels-last a view, not a copy.
-  const at::Tensor places = group_norm_(x).permute({0, 2, 3, 1}).reshape({batch, height * width, channels});
+  const FusedNormOutputs normed = fused_norm_and_inputs(x, {}, group_norm_.with(Activation::none));
+  const at::Tensor places = normed.y.permute({0, 2, 3, 1}).reshape({batch, height * width, channels});
   const at::Tensor weight = packed(projections_.weights), bias = packed(projections_.biases);
   const auto qkv = at::linear(places, weight, bias.to(weight.scalar_type()))
                        .view({batch, height * width, 3, heads_, channels / heads_})
@@ -171,7 +189,7 @@ at::Tensor SelfAttention::operator()(const at::Tensor& x) const {
                        .unbind();
   const at::Tensor mixed = attention(qkv[0], qkv[1], qkv[2]);
   const at::Tensor out = to_out_(mixed.transpose(1, 2).reshape({batch, height * width, channels}));
-  return scaled(x + out.view({batch, height, width, channels}).permute({0, 3, 1, 2}), residual_scale_);
+  return scaled(normed.x + out.view({batch, height, width, channels}).permute({0, 3, 1, 2}), residual_scale_);
 }
 
 at::Tensor SelfAttention::attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {

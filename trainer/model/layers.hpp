@@ -10,6 +10,7 @@
 #include <variant>
 
 #include "trainer/config.hpp"
+#include "trainer/model/fused_norm.hpp"
 #include "trainer/model/parameter_spec.hpp"
 #include "trainer/model/unet.hpp"
 
@@ -37,6 +38,8 @@ struct Convolution {
   Convolution(const TakeParameter& take, const std::string& name, std::int64_t in, std::int64_t out,
               std::int64_t kernel, const ModelConfig& config, Role role = Role::inner);
   at::Tensor operator()(const at::Tensor& x) const;
+  /// Adds the same (kernel 1) of x and skip, joined along the channels without a copy; skip undefined: of x.
+  void add_of_joined(at::Tensor& sum, const at::Tensor& x, const at::Tensor& skip) const;
   /// The same (kernel 3) of x doubled by nearest neighbour, as one transposed convolution of stride 2 that makes 4
   /// products where that would make 9. @return [N, out, 2 H, 2 W]
   at::Tensor of_doubled(const at::Tensor& x) const;
@@ -48,7 +51,8 @@ struct Convolution {
 /// Group normalisation with affine output.
 struct GroupNorm {
   GroupNorm(const TakeParameter& take, const std::string& name, std::int64_t channels, const ModelConfig& config);
-  at::Tensor operator()(const at::Tensor& x) const;
+  /// What the fused operator is told; the caller adds what else it is to do.
+  FusedNorm with(Activation activation) const;
   at::Tensor weight, bias;
   std::int64_t groups;
   double eps;
@@ -67,11 +71,15 @@ class ResnetBlock {
   ResnetBlock(const TakeParameter& take, const std::string& name, std::int64_t in, std::int64_t out,
               const ModelConfig& config, std::uint32_t call_site, Resize resize = Resize::none);
   /// @param activated_temb  SiLU(temb), [N, 4 * block_out_channels[0]]
-  at::Tensor operator()(const at::Tensor& x, const at::Tensor& activated_temb, const ForwardContext& context) const;
+  /// @param skip  joined to x along the channels; undefined: none
+  at::Tensor operator()(const at::Tensor& x, const at::Tensor& activated_temb, const ForwardContext& context,
+                        const at::Tensor& skip = {}) const;
 
  private:
-  at::Tensor norm2_of(const at::Tensor& h, const at::Tensor& activated_temb) const;
-  at::Tensor dropout(const at::Tensor& h, const ForwardContext& context) const;
+  /// norm2 with the time embedding, SiLU and dropout.
+  FusedNorm second_norm(const at::Tensor& activated_temb, const ForwardContext& context) const;
+  /// Adds what goes around the convolutions to what comes out of them.
+  void add_input(at::Tensor& sum, const at::Tensor& x, const at::Tensor& skip) const;
 
   GroupNorm norm1_;
   Convolution conv1_;

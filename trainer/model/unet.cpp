@@ -92,7 +92,7 @@ struct UNet::Network {
     h = mid_resnet_1(mid_attention(mid_resnet_0(h, activated_temb, context)), activated_temb, context);
     for (const Level& level : up_blocks) {
       for (std::size_t i = 0; i < level.resnets.size(); ++i) {
-        h = level.resnets[i](at::cat({h, skips.back()}, 1), activated_temb, context);
+        h = level.resnets[i](h, activated_temb, context, skips.back());
         skips.pop_back();
         if (!level.attentions.empty()) {
           h = level.attentions[i](h);
@@ -102,7 +102,7 @@ struct UNet::Network {
         h = (*level.resampler)(h, activated_temb, context);
       }
     }
-    return conv_out(at::silu(conv_norm_out(h))).to(x_t.scalar_type());
+    return conv_out(fused_norm(h, {}, conv_norm_out.with(Activation::silu))).to(x_t.scalar_type());
   }
 
   data::ImageShape shape;

@@ -17,6 +17,7 @@ namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
+using MaybeTensor = std::optional<at::Tensor>;  // apply() takes no undefined tensors, but absent ones
 
 constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
 
@@ -106,10 +107,11 @@ at::Tensor gradient_for(const at::Tensor& parameter, const at::Tensor& gradient)
 /// The kernel as an operator. Outputs: y, and where `gives_inputs` x and skip.
 class Fused : public torch::autograd::Function<Fused> {
  public:
-  static variable_list forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& skip,
-                               const at::Tensor& weight, const at::Tensor& bias, const at::Tensor& add,
-                               const at::Tensor& scale, const at::Tensor& shift, const FusedNorm& norm,
-                               bool gives_inputs) {
+  static variable_list forward(AutogradContext* context, const at::Tensor& x, const MaybeTensor& maybe_skip,
+                               const at::Tensor& weight, const at::Tensor& bias, const MaybeTensor&, const MaybeTensor&,
+                               const MaybeTensor&, const FusedNorm& norm, bool gives_inputs) {
+    const at::Tensor skip = maybe_skip.value_or(at::Tensor());
+    const at::Tensor &add = norm.add, &scale = norm.scale, &shift = norm.shift;
     const GroupNormShape shape = shape_of(x, skip, norm.groups);
     const std::int64_t samples = x.size(0);
     const Inputs in{x,
@@ -240,8 +242,10 @@ variable_list run(const at::Tensor& x, const at::Tensor& skip, const FusedNorm& 
     return gives_inputs ? variable_list{y, x, skip} : variable_list{y};
   }
   // No network drops out after a join, for which the mask has no layout.
-  if (skip.defined() && norm.dropout && !gives_inputs) return run(at::cat({x, skip}, 1), {}, norm, false);
-  return Fused::apply(x, skip, norm.weight, norm.bias, norm.add, norm.scale, norm.shift, norm, gives_inputs);
+  if (skip.defined() && norm.dropout) return run(at::cat({x, skip}, 1), {}, norm, false);
+  const auto maybe = [](const at::Tensor& t) { return t.defined() ? MaybeTensor(t) : std::nullopt; };
+  return Fused::apply(x, maybe(skip), norm.weight, norm.bias, maybe(norm.add), maybe(norm.scale), maybe(norm.shift),
+                      norm, gives_inputs);
 }
 
 }  // namespace

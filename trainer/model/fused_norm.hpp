@@ -26,7 +26,7 @@ struct FusedNorm {
   double eps;
   Activation activation = Activation::silu;
   at::Tensor add{};             ///< [N, C], added to x before all else; the bias of a convolution can be in it
-  at::Tensor scale{}, shift{};  /// [N, C], both or none
+  at::Tensor scale{}, shift{};  ///< [N, C], both or none
   std::optional<KeyedDropout> dropout{};
 };
 

@@ -114,7 +114,7 @@ PERRIN_CLONES void normal_chunks(PhiloxCounter counter, PhiloxKey key, float* ou
 PERRIN_CLONES void bit_chunks(PhiloxCounter counter, PhiloxKey key, std::uint32_t* out, std::size_t count) {
   Lanes bits;
   for (std::size_t done = 0; done < count; done += kChunk) {
-    philox_lanes(counter, key, static_cast<std::uint32_t>(done / 4), bits);
+    philox_lanes(counter, key, counter[0] + static_cast<std::uint32_t>(done / 4), bits);
     const std::size_t here = std::min(kChunk, count - done);
     for (std::size_t i = 0; i < here; ++i) {
       out[done + i] = bits.word[i % 4][i / 4];
@@ -124,7 +124,7 @@ PERRIN_CLONES void bit_chunks(PhiloxCounter counter, PhiloxKey key, std::uint32_
 
 constexpr std::uint64_t kElementLimit = std::uint64_t{1} << 32;
 
-void check_count(std::size_t count) {
+void check_count(std::uint64_t count) {
   if (count > kElementLimit) {
     throw std::out_of_range("a sample has more than 2^32 random elements");
   }
@@ -133,8 +133,14 @@ void check_count(std::size_t count) {
 }  // namespace
 
 void fill_bits(const Stream& stream, std::uint64_t position, std::span<std::uint32_t> bits) {
-  check_count(bits.size());
-  bit_chunks(first_counter(stream, position), philox_key(stream), bits.data(), bits.size());
+  fill_bits(stream, position, 0, bits);
+}
+
+void fill_bits(const Stream& stream, std::uint64_t position, std::uint64_t first, std::span<std::uint32_t> bits) {
+  check_count(first + bits.size());
+  PhiloxCounter counter = first_counter(stream, position);
+  counter[0] = static_cast<std::uint32_t>(first / 4);
+  bit_chunks(counter, philox_key(stream), bits.data(), bits.size());
 }
 
 void fill_normal(const Stream& stream, std::uint64_t position, std::span<float> normals) {

@@ -20,7 +20,6 @@
 #include "trainer/checkpoint/checkpoint_name.hpp"
 #include "trainer/checkpoint/incarnation.hpp"
 #include "trainer/checkpoint/resume.hpp"
-#include "trainer/compute_stream.hpp"
 #include "trainer/model/architecture.hpp"
 #include "trainer/precision.hpp"
 #include "trainer/run_error.hpp"
@@ -174,7 +173,6 @@ TrainOutcome train(const Config& config, const std::string& resolved_config, com
                        .train = train_set,
                        .heldout = heldout ? &*heldout : nullptr,
                        .device = device,
-                       .compute_stream = compute_stream(device),
                        .options = loop_options,
                        .incarnation = incarnation,
                        .resumed_from = resumed ? resumed->checkpoint : ""},

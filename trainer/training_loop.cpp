@@ -20,10 +20,9 @@
 #include "trainer/images.hpp"
 #include "trainer/interchange/grid.hpp"
 #include "trainer/interchange/png.hpp"
-#include "trainer/model/architecture.hpp"
-#include "trainer/optimize/gradient_norm.hpp"
 #include "trainer/optimize/learning_rate.hpp"
 #include "trainer/random/keyed_noise.hpp"
+#include "trainer/telemetry/operator_scope.hpp"
 
 namespace perrin::trainer {
 namespace {
@@ -77,25 +76,17 @@ TrainingLoop::TrainingLoop(Surroundings surroundings, TrainingState& state, std:
       state_(state),
       paths_(in_.config.run.directory),
       process_(NoiseSchedule(in_.config.diffusion), in_.device),
-      objective_(in_.config, process_),
-      level_sampler_(in_.config, process_.schedule()),
-      network_(with_output_channels(in_.config.model, in_.train.shape(), in_.config.diffusion.variance_type)),
-      model_(network_, in_.train.shape(), state.arena.trainable(), state.arena.layout().memory_format()),
-      plan_(in_.config, in_.world.size()),
-      slices_(plan_.slices_of(in_.world.rank())),
-      reducer_(state.arena, in_.world.gradients(), in_.world.control(), in_.compute_stream,
-               in_.config.distributed.reduction, in_.config.distributed.wire, in_.config.distributed.overlap),
-      shards_(state.arena, in_.world.gradients(), in_.compute_stream),
-      optimizer_(in_.config.optimizer, in_.config.ema, in_.config.train.steps),
+      step_(in_.config, in_.train.shape(), process_, state.arena, in_.world, in_.world.gradients(),
+            in_.config.distributed.overlap),
       trace_(in_.options.trace ? std::optional<TraceRecorder>(std::in_place, paths_.trace(), in_.world, clock_)
                                : std::nullopt),
       resident_(in_.config.data.resident ? std::optional<ResidentImages>(std::in_place, in_.train, in_.device)
                                          : std::nullopt),
       loader_(in_.train, data::SampleOrder(in_.train.size(), in_.config.run.seed),
-              slices_from(state.progress.step, state.progress.position, plan_.global_batch(), slices_),
+              slices_from(state.progress.step, state.progress.position, step_.global_batch(), step_.slices()),
               loader_options(in_.config.data, trace_)),
       metrics_(std::move(metrics)),
-      writer_(state, shards_, in_.world.control(), in_.incarnation, in_.config.checkpoint),
+      writer_(state, step_.shards(), in_.world.control(), in_.incarnation, in_.config.checkpoint),
       schedule_(in_.config.checkpoint),
       spikes_(in_.config.recovery.loss_z_score),
       stragglers_(in_.world.host_names()),
@@ -146,42 +137,22 @@ void TrainingLoop::step() {
   clock_.begin_step(state_.progress.step + 1);
   const std::uint64_t first = state_.progress.position;
   const bool importance = in_.config.objective.timesteps == TimestepSampling::importance;
-  StepLosses losses(plan_.global_batch(), /*keep_each=*/importance);
-  for (std::size_t i = 0; i < slices_.size(); ++i) {
+  StepLosses losses(step_.global_batch(), /*keep_each=*/importance);
+  for (std::size_t i = 0; i < step_.slices().size(); ++i) {
     clock_.enter(Activity::load);
     batch_ = loader_.next(std::move(batch_));
-    const data::Batch& batch = batch_;
     clock_.enter(Activity::forward);
-    const LevelDraw draw = level_sampler_.draw(batch.positions, first, state_.loss_history);
-    const Network network = [&, labels = labels_of(batch)](const at::Tensor& x, const at::Tensor& condition) {
-      return model_(x, condition,
-                    {.positions = batch.positions, .seed = in_.config.run.seed, .training = true, .labels = labels});
-    };
-    const ObjectiveTerms terms = objective_.terms(network, images_of(batch), noise_of(batch.positions), draw.levels);
-    const at::Tensor weights = per_image(draw.weights, terms.loss).view({-1});
-    const at::Tensor loss = (weights * terms.loss).sum() / plan_.global_batch();
-    clock_.enter(Activity::backward);
-    reducer_.backward(loss, i, slices_.size());  // last: buckets leave
-    clock_.enter(Activity::losses);
-    losses.add(terms, draw, slices_[i].offset);
+    step_.backward({.x_0 = images_of(batch_), .positions = batch_.positions, .labels = labels_of(batch_)}, i, first,
+                   state_.loss_history, losses, clock_);
   }
   clock_.enter(Activity::agreement);
   const double own_loss = losses.loss();
   agree(losses);
-  clock_.enter(Activity::buckets);
-  reducer_.finish();
-  // A loss that is not finite has no gradient to speak of: the update is skipped as for one that is not finite itself.
-  const double norm = std::isfinite(losses.loss()) ? gradient_norm(state_.arena, in_.world.control()) : NAN;
-  clock_.enter(Activity::optimizer);
-  last_update_ =
-      optimizer_.update(state_.arena, norm, state_.progress.step, state_.progress.updates,  // clip, Adam, EMA
-                        [&](std::size_t segment) { shards_.send_weights(segment); });
-  if (state_.arena.plan().sharded()) clock_.enter(Activity::buckets);
-  shards_.finish();
+  last_update_ = step_.update(losses.loss(), state_.progress, clock_);
 
   if (importance) losses.add_to(state_.loss_history, timesteps_of_batch(first));
   ++state_.progress.step;
-  state_.progress.position += static_cast<std::uint64_t>(plan_.global_batch());
+  state_.progress.position += static_cast<std::uint64_t>(step_.global_batch());
   if (last_update_.skipped)
     skip(losses.loss(), own_loss);
   else
@@ -189,14 +160,8 @@ void TrainingLoop::step() {
   clock_.leave();
 }
 
-at::Tensor TrainingLoop::noise_of(std::span<const std::uint64_t> positions) const {
-  const data::ImageShape& shape = in_.train.shape();
-  return keyed_normal({.seed = in_.config.run.seed, .purpose = Purpose::noise}, positions,
-                      {shape.channels, shape.height, shape.width})
-      .to(in_.device);
-}
-
 at::Tensor TrainingLoop::images_of(const data::Batch& batch) const {
+  const OperatorScope scope("input");
   const at::Tensor x_0 = resident_ ? to_model_range(resident_->gather(batch.samples))
                                    : to_model_range(batch.images, in_.train.shape(), in_.device);
   return in_.config.data.horizontal_flip ? flip_some(x_0, in_.config.run.seed, batch.positions) : x_0;
@@ -213,10 +178,10 @@ at::Tensor TrainingLoop::labels_of(const data::Batch& batch) const {
 }
 
 std::vector<std::int64_t> TrainingLoop::timesteps_of_batch(std::uint64_t first) const {
-  std::vector<std::uint64_t> positions(static_cast<std::size_t>(plan_.global_batch()));
+  std::vector<std::uint64_t> positions(static_cast<std::size_t>(step_.global_batch()));
   std::iota(positions.begin(), positions.end(), first);
   std::vector<std::int64_t> t;
-  for (const NoiseLevel& level : level_sampler_.draw(positions, first, state_.loss_history).levels)
+  for (const NoiseLevel& level : step_.level_sampler().draw(positions, first, state_.loss_history).levels)
     t.push_back(level.t);
   return t;
 }
@@ -267,7 +232,7 @@ void TrainingLoop::skip(double loss, double own_loss) {
   std::string fault;  // what this rank itself has done wrong
   if (!std::isfinite(own_loss))
     fault = "the loss of its images";
-  else if (const std::string parameter = reducer_.non_finite_gradient(); !parameter.empty())
+  else if (const std::string parameter = step_.reducer().non_finite_gradient(); !parameter.empty())
     fault = "the gradient of " + parameter;
   const std::vector<std::string> faults = gather_texts(in_.world.control(), fault);
   if (!in_.world.is_root()) return;
@@ -286,7 +251,7 @@ bool TrainingLoop::due(std::int64_t every) const {
 
 std::int64_t TrainingLoop::own_images() const {
   std::int64_t images = 0;
-  for (const Slice& slice : slices_) images += slice.count;
+  for (const Slice& slice : step_.slices()) images += slice.count;
   return images * (state_.progress.step - reported_step_);
 }
 
@@ -327,7 +292,7 @@ void TrainingLoop::report() {
   const double elapsed = seconds_between(started_, Clock::now());
   const double steps = static_cast<double>(state_.progress.step - reported_step_);
   const double step_seconds = clock_.step_seconds();
-  const double rate = steps * static_cast<double>(plan_.global_batch()) / step_seconds;
+  const double rate = steps * static_cast<double>(step_.global_batch()) / step_seconds;
   const double stall = report_loader(step_seconds);
   const LossWindow& window = state_.losses;
   const auto mean = [&](double sum) { return window.count > 0 ? sum / static_cast<double>(window.count) : NAN; };
@@ -464,7 +429,7 @@ void TrainingLoop::checkpoint_now() {
 }
 
 UNet TrainingLoop::predictor() const {
-  return UNet(network_, in_.train.shape(), state_.arena.frozen(shards_.materialise(state_.arena.ema(0))),
+  return UNet(step_.network(), in_.train.shape(), state_.arena.frozen(step_.shards().materialise(state_.arena.ema(0))),
               state_.arena.layout().memory_format());
 }
 

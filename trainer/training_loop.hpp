@@ -19,15 +19,9 @@
 #include "trainer/checkpoint/manifest.hpp"
 #include "trainer/checkpoint/training_state.hpp"
 #include "trainer/config.hpp"
-#include "trainer/diffusion/level_sampler.hpp"
-#include "trainer/diffusion/objective.hpp"
 #include "trainer/diffusion/process.hpp"
 #include "trainer/loss_spikes.hpp"
 #include "trainer/model/unet.hpp"
-#include "trainer/optimize/adam_ema.hpp"
-#include "trainer/optimize/gradient_reducer.hpp"
-#include "trainer/optimize/shard_gather.hpp"
-#include "trainer/optimize/slice_plan.hpp"
 #include "trainer/resident_images.hpp"
 #include "trainer/run_folder.hpp"
 #include "trainer/step_losses.hpp"
@@ -38,6 +32,7 @@
 #include "trainer/telemetry/stragglers.hpp"
 #include "trainer/telemetry/trace_recorder.hpp"
 #include "trainer/train.hpp"
+#include "trainer/training_step.hpp"
 #include "trainer/votes.hpp"
 
 namespace perrin::trainer {
@@ -53,7 +48,6 @@ class TrainingLoop {
     const data::Dataset& train;
     const data::Dataset* heldout;  ///< null: no held-out loss
     at::Device device;
-    void* compute_stream;  ///< cudaStream_t of the backward pass; null on the CPU
     const TrainOptions& options;
     const Incarnation& incarnation;
     std::filesystem::path resumed_from;  ///< empty: the run begins
@@ -73,7 +67,6 @@ class TrainingLoop {
   using Clock = std::chrono::steady_clock;
 
   void step();
-  at::Tensor noise_of(std::span<const std::uint64_t> positions) const;
   at::Tensor images_of(const data::Batch& batch) const;
   /// Labels of a batch as the network trains on them, some of them dropped; undefined for an unconditional model.
   at::Tensor labels_of(const data::Batch& batch) const;
@@ -117,15 +110,7 @@ class TrainingLoop {
   TrainingState& state_;
   RunPaths paths_;
   DiffusionProcess process_;
-  Objective objective_;
-  LevelSampler level_sampler_;
-  ModelConfig network_;  // with its output channels
-  UNet model_;
-  SlicePlan plan_;
-  std::vector<Slice> slices_;  // of this rank, in each global batch
-  GradientReducer reducer_;
-  ShardGather shards_;
-  AdamEma optimizer_;
+  TrainingStep step_;
   ActivityClock clock_;  // evaluation, samples and checkpoints are not training and do not count as step
   std::optional<TraceRecorder> trace_;
   std::optional<ResidentImages> resident_;

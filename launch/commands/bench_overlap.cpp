@@ -70,9 +70,11 @@ Figures medians(const std::vector<Figures>& steps) {
 double backward_seconds(trainer::SyntheticSteps& steps, comm::World& world) {
   constexpr int kSteps = 10;
   double shortest = std::numeric_limits<double>::infinity();
+  steps.connect(world.gradients(), /*overlap=*/false);
   for (int i = 0; i < kSteps; ++i) {
     trainer::ActivityClock clock;
-    steps.step(1, world.gradients(), /*overlap=*/false, clock);
+    world.control().barrier().wait();
+    steps.step(clock);
     shortest = std::min(shortest, clock.seconds(trainer::Activity::backward));
   }
   return world.control().all_reduce_value(shortest, comm::ReduceOp::sum) / world.size();
@@ -90,7 +92,12 @@ trainer::RankTrace measure(trainer::SyntheticSteps& steps, int rounds, comm::Wor
   trainer::ActivityClock clock;
   recorder.keep_finished(true);
   clock.keep_spans(true);
-  for (int step = 1; step <= 2 * rounds; ++step) steps.step(step, gradients, /*overlap=*/step % 2 == 1, clock);
+  for (int step = 1; step <= 2 * rounds; ++step) {
+    steps.connect(gradients, /*overlap=*/step % 2 == 1);
+    world.control().barrier().wait();
+    clock.begin_step(step);
+    steps.step(clock);
+  }
   const comm::FlightRecorder::Finished finished = recorder.take_finished();
   trace.activities = clock.take_spans();
   trace.collectives = trainer::collective_spans(finished, recorder);

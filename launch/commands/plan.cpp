@@ -68,11 +68,12 @@ MeasuredStep measure(const PlanArguments& arguments, trainer::Config config, con
   if (session.size() > 1) throw UsageError("the step of one rank is measured; start `perrin plan` without mpirun");
   comm::World& world = session.start_world(world_options(config.distributed, /*require_all_slurm_tasks=*/false));
   trainer::SyntheticSteps steps(config, shape, world, bind_device(config.distributed, world));
+  steps.connect(world.gradients(), /*overlap=*/true);
   std::vector<double> compute, optimizer;
   constexpr int kWarmUps = 2, kSteps = 5;
   for (int i = 1; i <= kWarmUps + kSteps; ++i) {
     trainer::ActivityClock clock;
-    steps.step(i, world.gradients(), /*overlap=*/true, clock);
+    steps.step(clock);
     if (i <= kWarmUps) continue;
     optimizer.push_back(clock.seconds(trainer::Activity::optimizer) + clock.seconds(trainer::Activity::buckets));
     compute.push_back(clock.step_seconds() - optimizer.back());

@@ -1,0 +1,81 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "comm/world.hpp"
+#include "data/image_shape.hpp"
+#include "trainer/config.hpp"
+#include "trainer/diffusion/level_sampler.hpp"
+#include "trainer/diffusion/objective.hpp"
+#include "trainer/diffusion/process.hpp"
+#include "trainer/model/unet.hpp"
+#include "trainer/optimize/adam_ema.hpp"
+#include "trainer/optimize/gradient_reducer.hpp"
+#include "trainer/optimize/parameter_arena.hpp"
+#include "trainer/optimize/shard_gather.hpp"
+#include "trainer/optimize/slice_plan.hpp"
+#include "trainer/progress.hpp"
+#include "trainer/step_losses.hpp"
+#include "trainer/telemetry/activity_clock.hpp"
+
+namespace perrin::trainer {
+
+/// The images of one slice, as they go into the network.
+struct SliceImages {
+  at::Tensor x_0;                            ///< [n, C, H, W] in [-1, 1], float32
+  std::span<const std::uint64_t> positions;  ///< [n] in the endless stream
+  at::Tensor labels{};                       ///< as ForwardContext has them
+};
+
+/// What every step of training does on one rank, wherever its images come from: noise, forward and backward of each
+/// slice, then the reduction over the ranks and clip, Adam and EMA. It owns no weights; all that it refers to must
+/// outlive it.
+class TrainingStep {
+ public:
+  /// @param gradients  of all ranks of the world   @param overlap  buckets leave during backward; false: after it
+  /// @throws std::invalid_argument as UNet, SlicePlan and GradientReducer do; comm::CommError. Collective.
+  TrainingStep(const Config& config, const data::ImageShape& shape, const DiffusionProcess& process,
+               ParameterArena& arena, comm::World& world, comm::Communicator& gradients, bool overlap);
+
+  std::int64_t global_batch() const { return plan_.global_batch(); }
+  /// Of this rank, in each global batch.
+  const std::vector<Slice>& slices() const { return slices_; }
+  /// The network, with its output channels.
+  const ModelConfig& network() const { return network_; }
+  const LevelSampler& level_sampler() const { return level_sampler_; }
+  const GradientReducer& reducer() const { return reducer_; }
+  const ShardGather& shards() const { return shards_; }
+
+  /// Losses and gradients of one slice; every slice of a step in its turn, of which the last sends the gradients.
+  /// @param slice    index of it   @param first  position of the first image of the global batch
+  /// @param history  read by importance sampling alone
+  /// @param losses   takes in those of the slice   @param clock  learns what the time is spent on
+  /// @throws std::logic_error naming a parameter that received no gradient
+  void backward(const SliceImages& images, std::size_t slice, std::uint64_t first, const LossHistory& history,
+                StepLosses& losses, ActivityClock& clock);
+  /// Ends the reduction and updates the arena. Collective.
+  /// @param loss  of the global batch: one that is not finite has no gradient to speak of, and skips the update
+  /// @throws comm::CommError
+  UpdateOutcome update(double loss, const Progress& progress, ActivityClock& clock);
+
+ private:
+  const Config& config_;
+  data::ImageShape shape_;
+  ParameterArena& arena_;
+  comm::World& world_;
+  ModelConfig network_;
+  Objective objective_;
+  LevelSampler level_sampler_;
+  UNet model_;
+  SlicePlan plan_;
+  std::vector<Slice> slices_;
+  GradientReducer reducer_;
+  ShardGather shards_;
+  AdamEma optimizer_;
+};
+
+}  // namespace perrin::trainer

@@ -55,13 +55,16 @@ double milliseconds(const Work& work) {
 class NormBench {
  public:
   NormBench(const NormShape& shape, at::ScalarType type) : shape_(shape) {
-    x_ = activations(shape.samples, shape.size, shape.size, type).requires_grad_();
-    dy_ = activations(shape.samples, shape.size, shape.size, type);
+    x_ = activations(shape.samples, shape.channels, shape.size, shape.size, type).requires_grad_();
+    dy_ = activations(shape.samples, shape.channels, shape.size, shape.size, type);
     copies_ = {at::empty_like(dy_), at::empty_like(dy_)};
-    // As many pixels as keep x, y, dy, dx and du of one sample in 24 KiB of the first-level cache.
-    cached_pixels_ = std::clamp<std::int64_t>(24 * 1024 / (20 * shape.channels), 1, shape.size * shape.size);
-    cached_x_ = activations(at::get_num_threads(), cached_pixels_, 1, type);
-    cached_dy_ = activations(at::get_num_threads(), cached_pixels_, 1, type);
+    // A narrow sample with the same groups where they fit: more pixels for each channel's own overhead. x, dy, dx and
+    // du take 24 KiB of the first-level cache.
+    cached_channels_ = std::min<std::int64_t>(shape.channels, 32);
+    cached_groups_ = std::max<std::int64_t>(1, cached_channels_ / (shape.channels / shape.groups));
+    cached_pixels_ = std::min<std::int64_t>(24 * 1024 / (16 * cached_channels_), shape.size * shape.size);
+    cached_x_ = activations(at::get_num_threads(), cached_channels_, cached_pixels_, 1, type);
+    cached_dy_ = activations(at::get_num_threads(), cached_channels_, cached_pixels_, 1, type);
     // The small tensors of both are of the activations' type: LibTorch takes no mixture in backward.
     norm_ = {.weight = at::ones({shape.channels}, at::TensorOptions(type)).requires_grad_(),
              .bias = at::zeros({shape.channels}, at::TensorOptions(type)).requires_grad_(),
@@ -84,8 +87,9 @@ class NormBench {
   }
 
  private:
-  at::Tensor activations(std::int64_t samples, std::int64_t height, std::int64_t width, at::ScalarType type) const {
-    return at::randn({samples, shape_.channels, height, width}).to(type).contiguous(at::MemoryFormat::ChannelsLast);
+  static at::Tensor activations(std::int64_t samples, std::int64_t channels, std::int64_t height, std::int64_t width,
+                                at::ScalarType type) {
+    return at::randn({samples, channels, height, width}).to(type).contiguous(at::MemoryFormat::ChannelsLast);
   }
 
   double backward_milliseconds(const at::Tensor& y) const {
@@ -112,20 +116,20 @@ class NormBench {
 
   template <typename T>
   void cached_round_of(Times& times) {
-    const trainer::GroupNormShape shape{cached_pixels_, shape_.channels, shape_.groups, shape_.channels};
-    const at::Tensor gamma = at::ones({shape_.channels}), beta = at::zeros({shape_.channels});
+    const trainer::GroupNormShape shape{cached_pixels_, cached_channels_, cached_groups_, cached_channels_};
+    const at::Tensor gamma = at::ones({cached_channels_}), beta = at::zeros({cached_channels_});
     const trainer::GroupNormParameters parameters{.gamma = gamma.const_data_ptr<float>(),
                                                   .beta = beta.const_data_ptr<float>()};
     const std::int64_t threads = cached_x_.size(0),
                        repetitions = std::max<std::int64_t>(2, 200'000 / cached_x_[0].numel());
     const at::Tensor y = at::empty_like(cached_x_), dx = at::empty_like(cached_x_);
-    const at::Tensor statistics = at::empty({2, threads, shape_.groups}),
-                     sums = at::empty({2, threads, shape_.channels});
+    const at::Tensor statistics = at::empty({2, threads, cached_groups_}),
+                     sums = at::empty({2, threads, cached_channels_});
     const auto scratch_size = static_cast<std::int64_t>(trainer::group_norm_scratch(shape));
     const at::Tensor scratch = at::empty({threads, scratch_size});
     const auto data = [](const at::Tensor& t) { return static_cast<T*>(t.mutable_data_ptr()); };
     float* const mean = statistics.mutable_data_ptr<float>();
-    float* const rstd = mean + threads * shape_.groups;
+    float* const rstd = mean + threads * cached_groups_;
     float* const du_sum = sums.mutable_data_ptr<float>();
     const auto on_threads = [&](const auto& work) {
       const double taken = milliseconds([&] {
@@ -151,14 +155,14 @@ class NormBench {
                                                                  .residual = {},
                                                                  .dx = {data(dx), nullptr},
                                                                  .du_sum = du_sum,
-                                                                 .du_x_sum = du_sum + threads * shape_.channels,
+                                                                 .du_x_sum = du_sum + threads * cached_channels_,
                                                                  .dadd = nullptr},
                                    range);
     }));
   }
 
   NormShape shape_;
-  std::int64_t cached_pixels_;
+  std::int64_t cached_channels_, cached_groups_, cached_pixels_;
   at::Tensor x_, dy_, cached_x_, cached_dy_;
   std::array<at::Tensor, 2> copies_;
   trainer::FusedNorm norm_;

@@ -13,6 +13,7 @@
 
 #include "launch/commands/bench_checkpoint.hpp"
 #include "launch/commands/bench_data.hpp"
+#include "launch/commands/bench_operators.hpp"
 #include "launch/commands/bench_overlap.hpp"
 #include "launch/commands/command.hpp"
 #include "launch/commands/median.hpp"
@@ -173,7 +174,8 @@ Command bench_command(CLI::App& program) {
       "  mpirun -np 2 perrin bench comm\n"
       "  mpirun -np 2 perrin bench overlap\n"
       "  perrin bench data\n"
-      "  perrin bench checkpoint\n");
+      "  perrin bench checkpoint\n"
+      "  perrin bench operators\n");
   const auto arguments = std::make_shared<BenchArguments>();
   comm->add_option("--sizes", arguments->sizes, "Bytes of the larger buffer of a rank")
       ->type_name("SIZE,...")
@@ -192,7 +194,8 @@ Command bench_command(CLI::App& program) {
       "\n"
       "Example:\n"
       "  mpirun -np 2 perrin bench comm --sizes 1MB,143MB --ops all_reduce\n");
-  const std::vector<Command> others = {add_bench_overlap(*app), add_bench_data(*app), add_bench_checkpoint(*app)};
+  const std::vector<Command> others = {add_bench_overlap(*app), add_bench_data(*app), add_bench_checkpoint(*app),
+                                       add_bench_operators(*app)};
   return {app, [arguments, comm, others](Session& session) {
             if (comm->parsed()) return bench_comm(*arguments, session);
             return std::find_if(others.begin(), others.end(), [](const Command& c) { return c.options->parsed(); })

@@ -88,3 +88,12 @@ def test_communication_is_hidden_under_backward_and_the_step_is_shorter_by_that(
 def test_an_overlap_that_cannot_be_measured_is_said(perrin, options, ranks, said):
     outcome = perrin("bench", "overlap", *options, ranks=ranks, check=False)
     assert outcome.returncode == 64 and said in outcome.stderr
+
+
+def test_operators_are_compared_with_libtorch_and_their_limits(perrin):
+    lines = [json.loads(line) for line in perrin("bench", "operators", "--rounds", 1, "--json").stdout.splitlines()]
+    assert {(line["precision"], line["direction"]) for line in lines} == {(p, d) for p in ("fp32", "bf16") for d in ("forward", "backward")}
+    for line in lines:
+        limit = max(line["copy_ms"], line["cached_ms"])
+        assert line[f"ratio_{line['direction']}_vs_limit"] == pytest.approx(line["perrin_ms"] / limit)
+        assert line[f"ratio_{line['direction']}_vs_libtorch"] == pytest.approx(line["libtorch_ms"] / line["perrin_ms"])

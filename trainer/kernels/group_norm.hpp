@@ -58,13 +58,13 @@ struct GroupNormBackward {
   const float* mean;
   const float* rstd;
   const T* residual[2];  ///< shaped like x, or none: another gradient of x, which is added
-  T* dx[2];              ///< shaped like x
+  T* dx[2];              ///< shaped like x; overlaps no other tensor
   float* du_sum;         ///< [N, channels], over pixels of du
   float* du_x_sum;       ///< [N, channels], over pixels of du times the normalised x
   float* dadd;           ///< [N, channels], or none
 };
 
-/// Float32 elements of scratch that group_norm_forward and group_norm_backward need for each thread.
+/// Elements of scratch that group_norm_forward and group_norm_backward need for each thread.
 std::size_t group_norm_scratch(const GroupNormShape& shape);
 
 void group_norm_forward(const GroupNormShape& shape, const GroupNormParameters& parameters,

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include "trainer/kernels/group_norm.hpp"
 #include "trainer/kernels/group_norm_plan.hpp"
@@ -205,8 +206,12 @@ class Sample {
     const bool is_silu = parameters_.activation == Activation::silu;
     for_slices([&](std::int64_t begin, std::int64_t end) {
       take_normalisation(tensors.mean, tensors.rstd, begin, end);
+      // du waits for its sums where dx will be, which costs no memory; bfloat16 would cost digits.
       const auto du = [&](const ChannelBlock& block, std::int64_t pixel) {
-        return Rows<float>{du_ + pixel * (end - begin) + block.channel - begin, end - begin};
+        if constexpr (std::is_same_v<T, float>)
+          return rows(tensors.dx, block, pixel);
+        else
+          return Rows<float>{du_ + pixel * (end - begin) + block.channel - begin, end - begin};
       };
       for_blocks(begin, end, [&](auto channels, const ChannelBlock& block, std::int64_t pixel, std::int64_t pixels) {
         through_activation<Lanes>(channels, rows(tensors.x, block, pixel), joined_rows(tensors.dy, block, pixel),
@@ -372,7 +377,7 @@ class Sample {
   std::int64_t slice_channels_;
   std::int64_t sample_;
   ChannelNumbers<Lanes> numbers_;
-  float* du_;  // [pixels, channels of the slice]
+  float* du_;  // [pixels, channels of the slice], for bfloat16
 };
 
 template <typename Lanes, typename T>

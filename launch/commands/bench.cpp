@@ -14,7 +14,10 @@
 #include "launch/commands/bench_checkpoint.hpp"
 #include "launch/commands/bench_data.hpp"
 #include "launch/commands/bench_operators.hpp"
+#include "launch/commands/bench_optimizer.hpp"
 #include "launch/commands/bench_overlap.hpp"
+#include "launch/commands/bench_sample.hpp"
+#include "launch/commands/bench_step.hpp"
 #include "launch/commands/command.hpp"
 #include "launch/commands/median.hpp"
 #include "launch/device.hpp"
@@ -166,11 +169,15 @@ ExitCode bench_comm(const BenchArguments& arguments, Session& session) {
 }  // namespace
 
 Command bench_command(CLI::App& program) {
-  CLI::App* app = program.add_subcommand("bench", "Measure this machine, its network and its storage");
+  CLI::App* app =
+      program.add_subcommand("bench", "Measure training, sampling, this machine, its network and its storage");
   CLI::App* comm = app->add_subcommand("comm", "Bandwidth of the collectives among the ranks");
   app->require_subcommand(1);
   app->footer(
       "Examples:\n"
+      "  perrin bench step small --breakdown\n"
+      "  perrin bench sample\n"
+      "  perrin bench optimizer\n"
       "  mpirun -np 2 perrin bench comm\n"
       "  mpirun -np 2 perrin bench overlap\n"
       "  perrin bench data\n"
@@ -194,8 +201,9 @@ Command bench_command(CLI::App& program) {
       "\n"
       "Example:\n"
       "  mpirun -np 2 perrin bench comm --sizes 1MB,143MB --ops all_reduce\n");
-  const std::vector<Command> others = {add_bench_overlap(*app), add_bench_data(*app), add_bench_checkpoint(*app),
-                                       add_bench_operators(*app)};
+  const std::vector<Command> others = {add_bench_step(*app),      add_bench_sample(*app),  add_bench_optimizer(*app),
+                                       add_bench_operators(*app), add_bench_overlap(*app), add_bench_data(*app),
+                                       add_bench_checkpoint(*app)};
   return {app, [arguments, comm, others](Session& session) {
             if (comm->parsed()) return bench_comm(*arguments, session);
             return std::find_if(others.begin(), others.end(), [](const Command& c) { return c.options->parsed(); })

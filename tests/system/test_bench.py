@@ -97,3 +97,76 @@ def test_operators_are_compared_with_libtorch_and_their_limits(perrin):
         limit = max(line["copy_ms"], line["cached_ms"])
         assert line[f"ratio_{line['direction']}_vs_limit"] == pytest.approx(line["perrin_ms"] / limit)
         assert line[f"ratio_{line['direction']}_vs_libtorch"] == pytest.approx(line["libtorch_ms"] / line["perrin_ms"])
+SMALL_PARAMETERS, DDPM_CIFAR10_PARAMETERS = 1_112_801, 35_746_307  # as diffusers' UNet2DModel of these settings counts them
+
+
+def step_report(perrin, *options, ranks=None):
+    command = ["bench", "step", "small", "--train.batch_size=8", "--distributed.device=cpu", "--distributed.threads=1", "--warm-up", 2, "--steps", 2,
+               "--rounds", 2, "--losses", "--json"]
+    return json.loads(perrin(*command, *options, ranks=ranks).stdout)
+
+
+def test_a_measured_step_is_training_whatever_the_ranks(perrin):
+    one, two = step_report(perrin), step_report(perrin, ranks=2)
+    assert (one["parameters"], one["ranks"], two["ranks"], one["batch"]) == (SMALL_PARAMETERS, 1, 2, 8)
+    assert len(one["losses"]) == 6
+    # The last layer begins at 1e-10, so the first loss is the mean square of 8 x 784 standard normals: 1, deviation 0.018.
+    assert one["losses"][0] == pytest.approx(1, abs=0.09)
+    assert one["losses"][-1] < one["losses"][0] - 0.01
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
+    for report in (one, two):
+        assert 0 < report["images_per_second_lowest"] <= report["images_per_second"] <= report["images_per_second_highest"]
+        assert 0 < report["first_step_seconds"] < 300 and 5e7 < report["peak_bytes"] < 1e10
+
+
+def test_the_parts_of_a_step_are_all_of_it(perrin):
+    report = step_report(perrin, "--breakdown")
+    parts = report["breakdown"]
+    seconds = {key.removesuffix("_seconds"): value for key, value in parts.items() if key.endswith("_seconds")}
+    assert set(seconds) == {"convolution", "norm", "attention", "optimizer", "input", "communication", "other"}
+    assert all(value > 0 for value in seconds.values())
+    # Profiled steps are slower than others, and the machine may be busy meanwhile.
+    assert 0.2 < sum(seconds.values()) / (8 / report["images_per_second"]) < 5
+    assert {key for key in parts if key.startswith("ratio_")} == {f"ratio_{part}_vs_limit" for part in ("convolution", "norm", "attention", "optimizer")}
+
+
+def test_the_network_that_is_measured_can_be_given_to_others(perrin, tmp_path):
+    step_report(perrin, "--output", tmp_path / "initial")
+    assert json.loads((tmp_path / "initial/unet/config.json").read_text())["block_out_channels"] == [32, 64, 64]
+    assert (tmp_path / "initial/unet/diffusion_pytorch_model.safetensors").stat().st_size >= 4 * SMALL_PARAMETERS
+
+
+def test_the_optimizer_pass_is_set_beside_a_copy(perrin):
+    report = json.loads(perrin("bench", "optimizer", "--distributed.device=cpu", "--rounds", 2, "--json").stdout)
+    assert report["parameters"] == DDPM_CIFAR10_PARAMETERS
+    assert 40 <= report["bytes"] / report["parameters"] < 40.1  # 4 for the norm, 16 + 12 for Adam, 8 for one EMA
+    assert report["bytes_per_second"] == pytest.approx(report["bytes"] / report["seconds"])
+    assert 0.05 < report["ratio_optimizer_vs_copy"] < 3
+
+
+def test_sampling_is_measured(perrin):
+    report = json.loads(perrin("bench", "sample", "--sample.steps=2", "--sample.spacing=trailing", "--sample.rows=2", "--distributed.device=cpu", "--rounds", 1, "--json").stdout)
+    assert (report["images"], report["sampling_steps"], report["parameters"]) == (16, 2, SMALL_PARAMETERS)
+    assert report["images_per_second"] > 0
+
+
+@pytest.mark.parametrize("options, ranks, code, said", [
+    (["step", "small", "--train.bach_size=4"], None, None, "did you mean 'train.batch_size'"),
+    (["step", "--round", "3"], None, 64, "see `perrin bench step --help`"),
+    (["step", "--breakdown"], 2, 64, "without mpirun"),
+    (["optimizer"], 2, 64, "without mpirun"),
+])
+def test_a_step_that_cannot_be_measured_is_said(perrin, options, ranks, code, said):
+    outcome = perrin("bench", *options, ranks=ranks, check=False)
+    assert outcome.returncode == code if code else outcome.returncode != 0
+    assert said in outcome.stderr
+
+
+def test_peers_do_the_same_work_in_turns(source_dir, build_dir):
+    pytest.importorskip("diffusers")
+    command = [sys.executable, source_dir / "bench/compare.py", "--build", build_dir, "--only", "optimizer", "--networks", "small", "--quick", "--json"]
+    outcome = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert outcome.returncode == 0, outcome.stderr
+    rows = [json.loads(line) for line in outcome.stdout.splitlines()]
+    assert {row["name"] for row in rows if "name" in row} == {"perrin", "torch-fused-adam"}
+    assert rows[-1]["ratio_optimizer_vs_torch"] > 0 and "0 skipped" in outcome.stderr

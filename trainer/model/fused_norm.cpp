@@ -11,6 +11,7 @@
 
 #include "trainer/kernels/dropout_mask.hpp"
 #include "trainer/random/keyed_noise.hpp"
+#include "trainer/telemetry/operator_scope.hpp"
 
 namespace perrin::trainer {
 namespace {
@@ -105,7 +106,7 @@ at::Tensor gradient_for(const at::Tensor& parameter, const at::Tensor& gradient)
 }
 
 /// The kernel as an operator. Outputs: y, and where `gives_inputs` x and skip.
-class Fused : public torch::autograd::Function<Fused> {
+class FusedNormNode : public torch::autograd::Function<FusedNormNode> {
  public:
   static variable_list forward(AutogradContext* context, const at::Tensor& x, const MaybeTensor& maybe_skip,
                                const at::Tensor& weight, const at::Tensor& bias, const MaybeTensor&, const MaybeTensor&,
@@ -244,8 +245,9 @@ variable_list run(const at::Tensor& x, const at::Tensor& skip, const FusedNorm& 
   // No network drops out after a join, for which the mask has no layout.
   if (skip.defined() && norm.dropout) return run(at::cat({x, skip}, 1), {}, norm, false);
   const auto maybe = [](const at::Tensor& t) { return t.defined() ? MaybeTensor(t) : std::nullopt; };
-  return Fused::apply(x, maybe(skip), norm.weight, norm.bias, maybe(norm.add), maybe(norm.scale), maybe(norm.shift),
-                      norm, gives_inputs);
+  const OperatorScope scope(kNormScope, {x, skip});
+  return FusedNormNode::apply(x, maybe(skip), norm.weight, norm.bias, maybe(norm.add), maybe(norm.scale),
+                              maybe(norm.shift), norm, gives_inputs);
 }
 
 }  // namespace

@@ -11,6 +11,9 @@
 
 namespace perrin::trainer {
 
+/// Under which name fused_norm stands in profiles, with x and skip as inputs.
+inline constexpr const char* kNormScope = "perrin::fused_norm";
+
 /// Dropout by the factors of keyed_dropout.
 struct KeyedDropout {
   Stream stream;

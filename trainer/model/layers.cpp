@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "trainer/model/architecture.hpp"
+#include "trainer/model/doubled_convolution.hpp"
 #include "trainer/model/packed.hpp"
 
 namespace perrin::trainer {
@@ -86,13 +87,7 @@ void Convolution::add_of_joined(at::Tensor& sum, const at::Tensor& x, const at::
 }
 
 at::Tensor Convolution::of_doubled(const at::Tensor& x) const {
-  // Place o of the doubled image reads u = o + a - 1 through tap a, which is pixel i of x with u = 2 i + p. So pixel i
-  // reaches o through tap k = o + 1 - 2 i = 2 + p - a of a transposed convolution: two taps of w share each.
-  static const at::Tensor kTaps = at::tensor({0., 0., 1., 0., 1., 1., 1., 1., 0., 1., 0., 0.}, at::kDouble).view({4, 3});
-  const at::Tensor taps = at::kron(kTaps, kTaps).to(weight.options().requires_grad(false));  // [16, 9]
-  const std::int64_t out = weight.size(0), in = weight.size(1);
-  const at::Tensor folded = at::matmul(weight.permute({1, 0, 2, 3}).reshape({in * out, 9}), taps.t());
-  return at::conv_transpose2d(x, folded.view({in, out, 4, 4}), bias.to(weight.scalar_type()), 2, 1);
+  return convolution_of_doubled(x, weight, bias.to(weight.scalar_type()));
 }
 
 GroupNorm::GroupNorm(const TakeParameter& take, const std::string& name, std::int64_t channels,
@@ -124,8 +119,8 @@ ResnetBlock::ResnetBlock(const TakeParameter& take, const std::string& name, std
   }
 }
 
-at::Tensor ResnetBlock::operator()(const at::Tensor& x, const at::Tensor& activated_temb,
-                                   const ForwardContext& context, const at::Tensor& skip) const {
+at::Tensor ResnetBlock::operator()(const at::Tensor& x, const at::Tensor& activated_temb, const ForwardContext& context,
+                                   const at::Tensor& skip) const {
   const FusedNormOutputs first = fused_norm_and_inputs(x, skip, norm1_.with(Activation::silu));
   const at::Tensor h = resize_ == Resize::up ? conv1_.of_doubled(first.y) : conv1_(resized(first.y, resize_));
   at::Tensor sum = conv2_(fused_norm(h, {}, second_norm(activated_temb, context)));
@@ -143,9 +138,8 @@ FusedNorm ResnetBlock::second_norm(const at::Tensor& activated_temb, const Forwa
     norm.add = embedded;
   }
   if (context.training && dropout_ > 0)
-    norm.dropout = {{.seed = context.seed, .purpose = Purpose::dropout, .call_site = call_site_},
-                    context.positions,
-                    1 - dropout_};
+    norm.dropout = {
+        {.seed = context.seed, .purpose = Purpose::dropout, .call_site = call_site_}, context.positions, 1 - dropout_};
   return norm;
 }
 
@@ -235,9 +229,9 @@ TimeEmbedding::TimeEmbedding(const TakeParameter& take, const std::string& name,
   if (!linear_1_.weight.defined()) {
     return;  // only the list of parameters is wanted
   }
-  // In float32 (float64 for weights of that type) and in this order of operations, as diffusers does: at t = 999 one unit in the last
-  // place of a float32 frequency moves the sine by 6e-5, so a more exact table would agree less with those who sample
-  // the exported weights.
+  // In float32 (float64 for weights of that type) and in this order of operations, as diffusers does: at t = 999 one
+  // unit in the last place of a float32 frequency moves the sine by 6e-5, so a more exact table would agree less with
+  // those who sample the exported weights.
   const std::int64_t half = config.block_out_channels.front() / 2;
   const at::TensorOptions options =
       linear_1_.weight.options().requires_grad(false).dtype(at::toOpMathType(linear_1_.weight.scalar_type()));

@@ -40,8 +40,7 @@ struct Convolution {
   at::Tensor operator()(const at::Tensor& x) const;
   /// Adds the same (kernel 1) of x and skip, joined along the channels without a copy; skip undefined: of x.
   void add_of_joined(at::Tensor& sum, const at::Tensor& x, const at::Tensor& skip) const;
-  /// The same (kernel 3) of x doubled by nearest neighbour, as one transposed convolution of stride 2 that makes 4
-  /// products where that would make 9. @return [N, out, 2 H, 2 W]
+  /// The same (kernel 3) of x doubled by nearest neighbour. @return [N, out, 2 H, 2 W]
   at::Tensor of_doubled(const at::Tensor& x) const;
   at::Tensor weight, bias;
   std::int64_t stride = 1;

@@ -89,6 +89,15 @@ void update_by_operators(ParameterArena& arena, const Segment& segment, const Ad
 
 }  // namespace
 
+std::int64_t optimizer_pass_bytes(const ParameterArena& arena) {
+  constexpr std::int64_t kNorm = 1, kRead = 4, kWritten = 3, kEma = 2;
+  const auto emas = static_cast<std::int64_t>(arena.emas().size());
+  const auto float_bytes = static_cast<std::int64_t>(sizeof(float));
+  const auto copy_bytes = static_cast<std::int64_t>(
+      arena.copy_of_weights().defined() && !arena.plan().sharded() ? arena.copy_of_weights().element_size() : 0);
+  return arena.plan().state_size() * ((kNorm + kRead + kWritten + kEma * emas) * float_bytes + copy_bytes);
+}
+
 AdamEma::AdamEma(OptimizerConfig optimizer, EmaConfig ema, std::int64_t total_steps)
     : optimizer_(optimizer), ema_(std::move(ema)), total_steps_(total_steps) {
   for (const double sigma_rel : ema_.power_sigmas) power_gammas_.push_back(power_ema_gamma(sigma_rel));

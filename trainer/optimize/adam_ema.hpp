@@ -16,7 +16,13 @@ struct UpdateOutcome {
   bool skipped = false;  ///< the gradient was not finite: weights, moments and EMAs are as before
 };
 
-/// Global-norm clip, Adam, every EMA and the weights' copy in the compute type, over what this rank owns of the arena, in one pass over memory. The arena holds
+/// Bytes that must cross to and from memory for the norm of the gradients (read) and one update: weights, gradients,
+/// both moments and every EMA of what this rank owns read, all but the gradients written, and the weights' copy in the
+/// compute type.
+std::int64_t optimizer_pass_bytes(const ParameterArena& arena);
+
+/// Global-norm clip, Adam, every EMA and the weights' copy in the compute type, over what this rank owns of the arena,
+/// in one pass over memory. The arena holds
 /// as many EMAs as there are ema.decays and ema.power_sigmas, in that order.
 /// Adam: Kingma & Ba 2015, algorithm 1; OptimizerConfig::eps_form says where epsilon stands.
 class AdamEma {

@@ -46,6 +46,7 @@ class ParameterArena {
   const std::vector<at::Tensor>& leaves() const { return leaves_; }
   /// The weights in the compute type, [plan().size()]; undefined where that is float32.
   at::Tensor& copy_of_weights() { return copy_of_weights_; }
+  const at::Tensor& copy_of_weights() const { return copy_of_weights_; }
   /// To be called after weights() have changed by other means than AdamEma.
   void refresh_copy() {
     if (copy_of_weights_.defined()) copy_of_weights_.copy_(weights_);

@@ -1,6 +1,10 @@
 #pragma once
 
+#include <ATen/core/ivalue.h>
 #include <ATen/record_function.h>
+
+#include <initializer_list>
+#include <vector>
 
 namespace perrin::trainer {
 
@@ -11,6 +15,12 @@ class OperatorScope {
   /// @param name  a literal: it is kept by address
   explicit OperatorScope(const char* name) : record_(at::RecordScope::USER_SCOPE) {
     if (record_.isActive()) record_.before(name);
+  }
+  /// @param inputs  that listeners may look at; they live until the constructor returns
+  OperatorScope(const char* name, std::initializer_list<at::Tensor> inputs) : record_(at::RecordScope::USER_SCOPE) {
+    if (!record_.isActive()) return;
+    const std::vector<c10::IValue> values(inputs.begin(), inputs.end());
+    record_.before(name, c10::ArrayRef<const c10::IValue>(values.data(), values.size()));
   }
 
  private:

@@ -14,6 +14,8 @@ VARIANTS = {
     "2-ranks-micro-batches": (2, {"train.micro_batch": 3}),
     "1-rank-ema-warmup-tensorflow-epsilon": (1, {"ema.warmup": True, "optimizer.eps_form": "uncorrected"}),
     "2-ranks-importance-sampling": (2, {"objective.timesteps": "importance", "diffusion.timesteps": 4, "sample.steps": 4}),
+    "1-rank-bf16": (1, {"train.precision": "bf16"}),
+    "2-ranks-bf16-sharded": (2, {"train.precision": "bf16", "optimizer.shard": True}),
     "2-ranks-power-averages": (2, {"ema.power_sigmas": [0.05, 0.1], "ema.snapshot_every": 3}),
 }
 

@@ -107,6 +107,23 @@ TEST(AdamEma, ANonFiniteGradientChangesNothing) {
   }
 }
 
+TEST(AdamEma, KeepsTheMatricesInTheComputeType) {
+  const std::vector<ParameterSpec> specs = {
+      {.name = "matrix", .shape = {60, 50}, .initializer = {Initializer::Kind::normal}},
+      {.name = "bias", .shape = {60}}};
+  ParameterArena arena(specs, 1, /*seed=*/3, at::kCPU, {}, at::kBFloat16);
+  EXPECT_EQ(arena.leaves()[0].scalar_type(), at::kBFloat16);
+  EXPECT_EQ(arena.leaves()[1].scalar_type(), at::kFloat);
+  arena.gradients().copy_(at::arange(arena.plan().size(), at::kFloat).sin());
+  const at::Tensor before = arena.leaves()[0].detach().clone();
+  update(AdamEma({.lr = 0.01, .warmup_steps = 0}, {.decays = {0.99}}, 10), arena, 0, 0);
+  const at::Tensor matrix = arena.layout().view(arena.weights(), arena.layout().ranges()[0]);
+  EXPECT_TRUE(at::equal(arena.leaves()[0].detach(), matrix.to(at::kBFloat16))) << "rounded to nearest, ties to even";
+  EXPECT_FALSE(at::equal(arena.leaves()[0].detach(), before));
+  const at::Tensor predicts = arena.frozen(arena.emas()[0])("matrix");
+  EXPECT_TRUE(at::equal(predicts, arena.layout().view(arena.emas()[0], arena.layout().ranges()[0]).to(at::kBFloat16)));
+}
+
 TEST(AdamEma, ThreadsDoNotShowInTheBits) {
   std::vector<at::Tensor> results;
   const int threads = at::get_num_threads();

@@ -12,6 +12,7 @@
 #include "tests/trainer/temporary_folder.hpp"
 #include "trainer/checkpoint/checkpoint_name.hpp"
 #include "trainer/checkpoint/checkpoint_schedule.hpp"
+#include "trainer/checkpoint/part_file.hpp"
 #include "trainer/checkpoint/retention.hpp"
 #include "trainer/checkpoint/state_parts.hpp"
 #include "trainer/loss_spikes.hpp"

@@ -19,6 +19,7 @@
 #include "trainer/checkpoint/checkpoint_error.hpp"
 #include "trainer/checkpoint/checkpoint_folder.hpp"
 #include "trainer/checkpoint/checkpoint_name.hpp"
+#include "trainer/checkpoint/part_file.hpp"
 #include "trainer/checkpoint/resume.hpp"
 #include "trainer/checkpoint/retention.hpp"
 #include "trainer/deadlines.hpp"

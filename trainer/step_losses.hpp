@@ -4,9 +4,10 @@
 #include <vector>
 
 #include "comm/communicator.hpp"
-#include "trainer/checkpoint/training_state.hpp"
 #include "trainer/diffusion/level_sampler.hpp"
+#include "trainer/diffusion/loss_history.hpp"
 #include "trainer/diffusion/objective.hpp"
+#include "trainer/loss_window.hpp"
 #include "trainer/votes.hpp"
 
 namespace perrin::trainer {

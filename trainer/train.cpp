@@ -82,7 +82,7 @@ TrainingState initial_state(const Config& config, const data::ImageShape& shape,
               LossHistory(config.objective.timesteps == TimestepSampling::importance ? config.diffusion.timesteps : 0)};
 }
 
-/// A run whose numbers went wrong goes on from its newest checkpoint, and leaves out the images up to `position`.
+/// A run whose numbers went wrong goes on from an earlier checkpoint, and leaves out the images up to `position`.
 /// @throws RunDiverged once that has happened recovery.most_rollbacks times
 void leave_out_stretch(const Config& config, const Progress& diverged, Progress& progress) {
   if (diverged.rollbacks >= config.recovery.most_rollbacks)
@@ -127,7 +127,8 @@ TrainOutcome train(const Config& config, const std::string& resolved_config, com
   std::optional<Progress> diverged;
   for (;;) {
     TrainingState state = initial_state(config, train_set.shape(), world, device, compute);
-    const auto resumed = resume_newest(paths.checkpoints(), origin, state, world.control());
+    const auto resumed = resume_newest(paths.checkpoints(), origin, state, world.control(),
+                                       diverged ? ResumeReason::divergence : ResumeReason::start);
     state.arena.refresh_copy();
     if (diverged) {
       leave_out_stretch(config, *diverged, state.progress);

@@ -97,7 +97,7 @@ TrainingLoop::TrainingLoop(Surroundings surroundings, TrainingState& state, std:
 
 std::optional<TrainOutcome> TrainingLoop::run() {
   const Config& config = in_.config;
-  while (state_.progress.step < config.train.steps && !stop_) {
+  while (state_.progress.step < config.train.steps && !leaving()) {
     if (trace_) trace_begins_or_ends();
     step();
     note(writer_.act(votes_));
@@ -108,7 +108,8 @@ std::optional<TrainOutcome> TrainingLoop::run() {
     if (due(config.train.log_every)) report();
     if (due(config.train.evaluate_every) && !stopping()) evaluate();
     if (config.ema.snapshot_every > 0 && state_.progress.step % config.ema.snapshot_every == 0) snapshot();
-    if (schedule_.due_by_step(state_.progress.step) || votes_.any(Vote::checkpoint)) checkpoint();
+    checkpoint_due_ = checkpoint_due_ || schedule_.due_by_step(state_.progress.step) || votes_.any(Vote::checkpoint);
+    if (checkpoint_due_ && !skipping()) checkpoint();
     if (due(config.train.sample_every) && !stopping())
       sample();  // after the checkpoint: a picture that fails costs no work
   }
@@ -125,7 +126,7 @@ std::optional<TrainOutcome> TrainingLoop::run() {
 
 void TrainingLoop::trace_begins_or_ends() {
   const std::int64_t done = state_.progress.step;
-  const bool over = last_step() || stop_;
+  const bool over = last_step() || leaving();
   if (trace_->running() && (done == in_.options.trace->last || over)) trace_->end({in_.options.trace->first, done});
   if (done + 1 == in_.options.trace->first && !over) trace_->begin();
   if (over && done < in_.options.trace->first && in_.world.is_root())
@@ -385,6 +386,7 @@ void TrainingLoop::checkpoint() {
   in_.world.enter(comm::Phase::checkpoint, kLongWork);
   clock_.enter(Activity::checkpoint);
   note(writer_.finish());
+  checkpoint_due_ = false;
   if (checkpoint_step_ == state_.progress.step) return;
   schedule_.begun();
   writer_.begin_checkpoint(order(paths_.checkpoints()));

@@ -101,6 +101,10 @@ class TrainingLoop {
   CheckpointWriter::Order order(std::filesystem::path parent);
   void note(const std::optional<WriteOutcome>& outcome);
   bool stopping() const { return stop_ && !last_step(); }
+  /// The last updates were skipped. What the weights are now may be why: they must not become the newest checkpoint.
+  bool skipping() const { return skipped_in_a_row_ > 0; }
+  /// Asked to stop, at a step that may be kept or need not be.
+  bool leaving() const { return stop_ && !(save_on_stop_ && skipping()); }
   /// The network over the first EMA; shares its memory, or where it is sharded holds a whole one of its own.
   /// Collective.
   UNet predictor() const;
@@ -127,6 +131,7 @@ class TrainingLoop {
   bool stop_ = false;         // after this step
   bool save_on_stop_ = true;  // false: there is no time for it
   bool diverged_ = false;
+  bool checkpoint_due_ = false;  // as soon as an update is not skipped
   std::int64_t skipped_in_a_row_ = 0;
   LossSpikes spikes_;
   UpdateOutcome last_update_;

@@ -40,7 +40,7 @@ class Bed:
         self.cluster = cluster
         self.datasets = datasets
         self.folder = folder
-        self._expected = expected
+        self.expected = expected
 
     def training(self, name="training", **changes):
         return Training(self.folder / name, self.datasets, **changes)
@@ -62,11 +62,11 @@ class Bed:
         self.cluster.idle()
         assert training.completed() == f"step {training.steps}", f"COMPLETED says {training.completed()}"
         self.check_steps(training)
-        assert training.rows("heldout")[-1] == self._expected(training.steps)["heldout"][-1], "the held-out loss differs from the undisturbed run"
+        assert training.rows("heldout")[-1] == self.expected(training.steps)["heldout"][-1], "the held-out loss differs from the undisturbed run"
 
     def check_steps(self, training):
         """All steps, finished or stopped in order behind the last, are those of the undisturbed run."""
-        result, expected = training.result(), self._expected(training.steps)
+        result, expected = training.result(), self.expected(training.steps)
         for part in ("sha256", "train"):
             assert result[part] == expected[part], f"{part} differs from the undisturbed run: {difference(result[part], expected[part])}"
         assert not list(training.run.glob("checkpoints/*.tmp*")), "a half-written checkpoint was left"

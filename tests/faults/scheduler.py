@@ -157,7 +157,7 @@ def requeue_loop(bed):
     # Every collective misses its deadline: a fault that no restart mends, though it looks like one.
     training = bed.training(distributed__timeout_seconds=0.001)
     job = bed.submit(training, environment={"PERRIN_RESTARTS": "1", "PERRIN_REQUEUES": "2"})
-    job.wait_end(150)
+    job.wait_end(300)
     bed.cluster.idle()
     assert (job.state, job.restarts) == ("FAILED", 2), f"{job.state} after {job.restarts} restarts"
     assert "2 requeues without a new checkpoint: the job ends here" in job.log(), last_lines(job.log())

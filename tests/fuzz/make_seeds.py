@@ -1,6 +1,6 @@
 """Seeds of the fuzz targets: small sound files, each by a maker that is not perrin.
 
-Usage: make_seeds.py FORMAT_PAGE CONFIGS SEEDS
+Usage: make_seeds.py FORMAT_PAGE CONFIGS SEEDS CHECKPOINT_MANIFEST...
 """
 
 import gzip
@@ -115,7 +115,7 @@ def safetensors(tensors):
     return struct.pack("<Q", len(text)) + text + bytes(at)
 
 
-def main(format_page, configs, output):
+def main(format_page, configs, output, *checkpoint_manifests):
     manifest, shard = dataset(format_page)
     image_members = {"a/0.png": picture("PNG"), "b/1.jpg": picture("JPEG"), "a/2.png": picture("PNG")}
     labels = {"dataset.json": json.dumps({"labels": [["a/0.png", 1], ["b/1.jpg", 0], ["a/2.png", 2]]})}
@@ -133,6 +133,8 @@ def main(format_page, configs, output):
         "image_archive": [zip_of(image_members), zip_of(image_members | labels, zipfile.ZIP_DEFLATED)],
         "png": [picture("PNG", mode) for mode in ("RGB", "RGBA", "L", "LA", "P", "1")] + [picture("PNG", exif=exif(6))],
         "jpeg": [picture("JPEG"), picture("JPEG", "L"), picture("JPEG", progressive=True), picture("JPEG", exif=exif(5))],
+        # The first byte says what is expected: a checkpoint or a snapshot.
+        "checkpoint_manifest": [kind + pathlib.Path(path).read_bytes() for path in checkpoint_manifests for kind in (b"c", b"s")],
         "config": [path.read_bytes() for path in sorted(pathlib.Path(configs).glob("*.toml"))],
         "safetensors": [safetensors({"a": 3, "b.c": 0}), safetensors({})],
     }

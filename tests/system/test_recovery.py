@@ -1,6 +1,7 @@
 """Numbers that go wrong, and disks that fill up."""
 
 import os
+import re
 import signal
 import subprocess
 
@@ -49,6 +50,30 @@ def test_a_loss_far_above_those_before_brings_the_run_back_and_leaves_its_data_o
     assert newest["incarnation"] == 1 + len(returns) and newest["parent"].endswith(f"-i{len(returns):04}")
     steps = [row["step"] for row in rows(run)]
     assert steps == sorted(steps), "rows of an abandoned branch"
+
+
+def test_a_run_that_diverges_again_from_a_checkpoint_returns_to_the_one_before(perrin, write_config):
+    config, run = write_config(**{"train.steps": 100, "checkpoint.every": 50, "train.log_every": 10})
+    perrin("train", config, ranks=2, timeout=120)
+    # From here on no checkpoint but those of returns, and soon after each of them a loss that is too high.
+    ended = perrin("train", config, "--train.steps=1000", "--checkpoint.every=1000", "--recovery.loss_z_score=0.5", "--recovery.most_rollbacks=3",
+                   ranks=2, timeout=120, check=False)
+    assert ended.returncode == DIVERGED, ended.stderr
+    assert re.findall(r"back from step \d+ to step (\d+)", ended.stdout + ended.stderr) == ["100", "50", "50"], "50 is the first one"
+    assert "the run has diverged from here before" in ended.stdout + ended.stderr
+    assert inspect(perrin, run)["step"] == 50
+
+
+def test_no_checkpoint_is_made_while_updates_are_skipped(perrin, write_config):
+    config, run = write_config(**{
+        "optimizer.lr": 1e30, "optimizer.warmup_steps": 0, "checkpoint.every": 1, "checkpoint.keep": 100, "train.steps": 100,
+        "recovery.most_skipped": 5, "recovery.most_rollbacks": 1})
+    ended = perrin("train", config, check=False)
+    assert ended.returncode == DIVERGED, ended.stderr
+    skipped = {int(step) for step in re.findall(r"step (\d+): .* stay as they were", ended.stdout + ended.stderr)}
+    assert len(skipped) >= 5
+    made = {int(path.name[5:13]) for path in (run / "checkpoints").glob("step-*")}
+    assert made and not made & skipped
 
 
 def test_the_best_checkpoint_outlives_newer_ones(perrin, write_config):

@@ -190,6 +190,16 @@ TEST_F(MutantsTest, WhoseFilesWereExchangedOrLostFallBack) {
   EXPECT_EQ(resumed_step(), 2);
 }
 
+TEST_F(MutantsTest, UnderTheNameOfAnotherFallBack) {
+  for (const CheckpointName& name : {CheckpointName{1, 9}, CheckpointName{7, 2}}) {
+    const fs::path renamed = checkpoint_path(paths.checkpoints(), name);
+    fs::rename(newest, renamed);
+    EXPECT_EQ(resumed_step(), 1) << renamed;
+    fs::rename(renamed.string() + ".damaged", newest);
+  }
+  EXPECT_EQ(resumed_step(), 2);
+}
+
 /// A tensor file of a stranger, with a manifest that vouches for it.
 class HostileTest : public MutantsTest {
  protected:

@@ -12,6 +12,7 @@
 #include "tests/trainer/temporary_folder.hpp"
 #include "trainer/checkpoint/checkpoint_name.hpp"
 #include "trainer/checkpoint/checkpoint_schedule.hpp"
+#include "trainer/checkpoint/part_file.hpp"
 #include "trainer/checkpoint/retention.hpp"
 #include "trainer/checkpoint/state_parts.hpp"
 #include "trainer/loss_spikes.hpp"
@@ -133,6 +134,14 @@ TEST(Retention, KeepsTheLastTheMilestonesAndTheBest) {
   EXPECT_THAT(names_of(superfluous({kept(2), kept(1, std::nan(""))}, {.keep = 1})), ElementsAre("step-1"));
   // Of equal ones the newest.
   EXPECT_THAT(names_of(superfluous({kept(3), kept(2, 0.5), kept(1, 0.5)}, {.keep = 1})), ElementsAre("step-1"));
+}
+
+TEST(Retention, DoesNotCountABranchThatWasLeft) {
+  // From 50 the run returned to 20.
+  const std::vector<KeptCheckpoint> all = {kept(30), kept(20), kept(50), kept(40), kept(20), kept(10)};
+  EXPECT_THAT(names_of(superfluous(all, {.keep = 3})), ElementsAre("step-50", "step-40", "step-20"));
+  EXPECT_THAT(names_of(superfluous(all, {.keep = 1, .keep_every = 40})),
+              ElementsAre("step-20", "step-50", "step-20", "step-10"));
 }
 
 TEST(Retention, LeavesWhatItCannotReadAndEndsRemovalsThatWereInterrupted) {

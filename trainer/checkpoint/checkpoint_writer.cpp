@@ -19,6 +19,7 @@
 #include "trainer/checkpoint/checkpoint_error.hpp"
 #include "trainer/checkpoint/checkpoint_folder.hpp"
 #include "trainer/checkpoint/checkpoint_name.hpp"
+#include "trainer/checkpoint/part_file.hpp"
 #include "trainer/checkpoint/resume.hpp"
 #include "trainer/checkpoint/retention.hpp"
 #include "trainer/deadlines.hpp"
@@ -202,8 +203,11 @@ CheckpointWriter::Published CheckpointWriter::publish(const CheckpointManifest& 
   try {
     if (manifest.contents == Contents::snapshot) return result;  // those stay for ever
     verify_checkpoint(path_);
+    incarnation_.require_current();  // verifying takes a while, and what follows would undo another start's work
     data::write_file_durably(path_.parent_path() / kLatestFile, std::string_view(path_.filename().string() + "\n"));
     remove_superfluous(path_.parent_path(), config_);
+  } catch (const RunSuperseded& error) {
+    return {.error = error.what(), .superseded = true};
   } catch (const std::exception& error) {
     result.error = fmt::format("{} was written, but the older ones stay: {}", path_.string(), error.what());
   }

@@ -9,7 +9,7 @@
 #include "data/file.hpp"
 #include "data/sha256.hpp"
 #include "trainer/checkpoint/checkpoint_error.hpp"
-#include "trainer/checkpoint/state_parts.hpp"
+#include "trainer/checkpoint/part_file.hpp"
 
 namespace perrin::trainer {
 namespace {
@@ -133,7 +133,7 @@ Json parse(const std::filesystem::path& path) {
 void require_unaltered(const std::filesystem::path& path, const Json& json) {
   Json rest = json;
   rest.erase("manifest_sha256");
-  if (hash_of(rest) != json.at("manifest_sha256"))
+  if (json.at("manifest_sha256") != hash_of(rest))
     throw DamagedCheckpoint(path, "does not match its own checksum: the file was changed after it was written");
 }
 
@@ -196,7 +196,7 @@ CheckpointManifest read_manifest(const std::filesystem::path& folder, Contents e
     require_format(path, json, expected);
     CheckpointManifest manifest = from_json(json);
     // What was understood, written again, is what was read: an unknown field would be missing in it.
-    if (hash_of(without_hash(manifest)) != json.at("manifest_sha256"))
+    if (json.at("manifest_sha256") != hash_of(without_hash(manifest)))
       throw CheckpointError(path, "holds a field that this program does not know; use the perrin that wrote it");
     require_plain_names(path, manifest);
     return manifest;

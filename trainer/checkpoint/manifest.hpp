@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "data/image_shape.hpp"
-#include "trainer/checkpoint/training_state.hpp"
 #include "trainer/interchange/safetensors_format.hpp"
+#include "trainer/loss_window.hpp"
 #include "trainer/progress.hpp"
 
 namespace perrin::trainer {
@@ -56,7 +56,7 @@ struct CheckpointManifest {
   std::optional<double> heldout_loss;  ///< where it was measured at this step
   CheckpointOrigin origin;
   std::string layout_sha256;                 ///< of the parameter names, shapes and places
-  std::map<std::string, WrittenFile> files;  ///< by name: weights.safetensors, or its parts (state_parts.hpp), ...
+  std::map<std::string, WrittenFile> files;  ///< by name: weights.safetensors, or its parts (part_file.hpp), ...
 
   /// The files of a buffer, in order. @throws std::out_of_range if there is none
   std::vector<std::string> files_of(const std::string& buffer) const;

@@ -5,11 +5,11 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <span>
 #include <stdexcept>
-#include <tuple>
 #include <vector>
 
 #include "data/sha256.hpp"
@@ -55,26 +55,61 @@ void quarantine(const fs::path& folder) {
   fs::rename(folder, aside);
 }
 
-/// The newest checkpoint that verifies. Damaged ones before it are named and set aside; if none is whole, all stay
-/// where they are, so that no start takes the run for a new one.
-std::optional<std::pair<fs::path, CheckpointManifest>> newest_whole(const fs::path& checkpoints) {
+/// @throws DamagedCheckpoint for a checkpoint under the name of another
+void require_own_name(const fs::path& folder, const CheckpointManifest& manifest) {
+  if (parse_checkpoint_name(folder) != CheckpointName{manifest.incarnation, manifest.progress.step})
+    throw DamagedCheckpoint(folder, fmt::format("holds the checkpoint of step {} by incarnation {}: it was renamed",
+                                                manifest.progress.step, manifest.incarnation));
+}
+
+struct WholeCheckpoint {
+  fs::path folder;
+  CheckpointManifest manifest;
+};
+
+/// The first one that verifies. Damaged ones before it are named and set aside; if none is whole, all stay where they
+/// are, so that no start takes the run for a new one.
+std::optional<WholeCheckpoint> first_whole(std::span<const fs::path> newest_first) {
   std::vector<fs::path> damaged;
-  for (const fs::path& folder : list_checkpoints(checkpoints)) {
+  for (const fs::path& folder : newest_first) {
     try {
       CheckpointManifest manifest = verify_checkpoint(folder);
+      require_own_name(folder, manifest);
       for (const fs::path& bad : damaged) quarantine(bad);
-      return std::pair{folder, std::move(manifest)};
+      return WholeCheckpoint{folder, std::move(manifest)};
     } catch (const DamagedCheckpoint& error) {
       spdlog::warn("{}; trying the checkpoint before it", error.what());
       damaged.push_back(folder);
     }
   }
-  if (!damaged.empty())
+  return std::nullopt;
+}
+
+/// A return to an earlier checkpoint writes that state again at once, in its own incarnation.
+bool is_of_a_return(const CheckpointManifest& manifest) {
+  const auto parent = parse_checkpoint_name(manifest.parent);
+  return parent && parent->step == manifest.progress.step;
+}
+
+/// The checkpoint to go on from. What makes a run diverge may be in the newest one already, with every number in it
+/// finite: one from which it has diverged twice gives way to one of an earlier step, where there is one.
+std::optional<WholeCheckpoint> choose(const fs::path& checkpoints, ResumeReason reason) {
+  const std::vector<fs::path> newest_first = list_checkpoints(checkpoints);
+  auto newest = first_whole(newest_first);
+  if (!newest && !newest_first.empty())
     throw CheckpointError(
         checkpoints,
         fmt::format("all {} checkpoints are damaged; restore one from a backup, or remove the folder to begin anew",
-                    damaged.size()));
-  return std::nullopt;
+                    newest_first.size()));
+  if (reason != ResumeReason::divergence || !newest || !is_of_a_return(newest->manifest)) return newest;
+  std::vector<fs::path> earlier;
+  for (auto folder = std::find(newest_first.begin(), newest_first.end(), newest->folder); folder != newest_first.end();
+       ++folder)
+    if (parse_checkpoint_name(*folder)->step < newest->manifest.progress.step) earlier.push_back(*folder);
+  auto before = first_whole(earlier);
+  if (!before) return newest;
+  spdlog::warn("{}: the run has diverged from here before; an earlier checkpoint is taken", newest->folder.string());
+  return before;
 }
 
 /// A buffer of a checkpoint as it lies in the arena. @return [size], on the CPU
@@ -148,14 +183,15 @@ struct Header {
 }  // namespace
 
 std::optional<ResumePoint> resume_newest(const fs::path& checkpoints, const CheckpointOrigin& origin,
-                                         TrainingState& state, comm::Communicator& control) {
+                                         TrainingState& state, comm::Communicator& control, ResumeReason reason) {
   const at::NoGradGuard no_grad;
   Header header;
   fs::path folder;
   CheckpointManifest manifest;
   if (control.rank() == 0) {
-    if (auto newest = newest_whole(checkpoints)) {
-      std::tie(folder, manifest) = std::move(*newest);
+    if (auto chosen = choose(checkpoints, reason)) {
+      folder = std::move(chosen->folder);
+      manifest = std::move(chosen->manifest);
       require_same_run(folder, manifest, origin, state.arena.layout());
       if (state.loss_history.timesteps() > 0) state.loss_history = read_loss_history(folder, state.loss_history);
       header = {.found = 1,

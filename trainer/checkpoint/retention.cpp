@@ -2,7 +2,9 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "data/data_error.hpp"
 #include "data/file.hpp"
@@ -20,9 +22,12 @@ std::vector<std::filesystem::path> superfluous(const std::vector<KeptCheckpoint>
         (best == nullptr || *checkpoint.heldout_loss < *best->heldout_loss))
       best = &checkpoint;
   std::vector<std::filesystem::path> found;
-  for (std::size_t i = 0; i < newest_first.size(); ++i) {
-    const KeptCheckpoint& checkpoint = newest_first[i];
-    const bool recent = static_cast<std::int64_t>(i) < config.keep;
+  std::int64_t own = 0;  // of the branch that the run is on
+  std::int64_t lowest = std::numeric_limits<std::int64_t>::max();
+  for (const KeptCheckpoint& checkpoint : newest_first) {
+    const bool abandoned = checkpoint.step >= lowest;  // by a return to an earlier step
+    lowest = std::min(lowest, checkpoint.step);
+    const bool recent = !abandoned && own++ < config.keep;
     const bool milestone = config.keep_every > 0 && checkpoint.step % config.keep_every == 0;
     if (!recent && !milestone && &checkpoint != best) found.push_back(checkpoint.path);
   }

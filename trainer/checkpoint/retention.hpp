@@ -16,7 +16,8 @@ struct KeptCheckpoint {
   std::optional<double> heldout_loss;
 };
 
-/// Those that checkpoint.keep, keep_every and keep_best do not ask for.
+/// Those that checkpoint.keep, keep_every and keep_best do not ask for. Those of a branch that the run has left, by a
+/// return to an earlier step, do not count among the newest.
 /// @param newest_first all of a run
 std::vector<std::filesystem::path> superfluous(const std::vector<KeptCheckpoint>& newest_first,
                                                const CheckpointConfig& config);

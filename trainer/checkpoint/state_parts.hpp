@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 #include <vector>
 
 #include "trainer/optimize/parameter_layout.hpp"
@@ -18,10 +17,5 @@ struct StatePart {
 
 /// Cuts the parameters into as many parts of about equal size, one for each rank that writes. Some may be empty.
 std::vector<StatePart> state_parts(const ParameterLayout& layout, std::size_t parts);
-
-/// "weights.safetensors", or of several parts, as the field names them, "weights-00001-of-00002.safetensors".
-std::string part_file(const std::string& buffer, std::size_t part, std::size_t parts);
-/// The buffer that such a file holds, or a part of it.
-std::string buffer_of(const std::string& file);
 
 }  // namespace perrin::trainer

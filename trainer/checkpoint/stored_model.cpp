@@ -9,8 +9,8 @@
 #include "trainer/checkpoint/checkpoint_error.hpp"
 #include "trainer/checkpoint/checkpoint_folder.hpp"
 #include "trainer/checkpoint/checkpoint_name.hpp"
+#include "trainer/checkpoint/part_file.hpp"
 #include "trainer/checkpoint/post_hoc.hpp"
-#include "trainer/checkpoint/state_parts.hpp"
 #include "trainer/run_folder.hpp"
 
 namespace perrin::trainer {

@@ -21,16 +21,17 @@ Estimate estimate(const Config& config, const data::ImageShape& shape, int ranks
   const auto power_emas = static_cast<std::int64_t>(config.ema.power_sigmas.size());
   const auto emas = static_cast<std::int64_t>(config.ema.decays.size()) + power_emas;
   const auto file = layout.numel() * static_cast<std::int64_t>(sizeof(float));
-  Estimate estimate{.parameters = layout.numel(),
-                    .tensors = static_cast<std::int64_t>(layout.ranges().size()),
-                    .weight_bytes = buffer,
-                    .gradient_bytes = buffer,
-                    .adam_bytes = 2 * state,
-                    .ema_bytes = emas * state,
-                    .gathered_bytes = shards.sharded() ? buffer : 0,
-                    .staged_bytes = (3 + emas) * buffer / ranks,
-                    .checkpoint_bytes = (3 + emas) * file,
-                    .snapshot_bytes = config.ema.snapshot_every > 0 ? power_emas * file : 0};
+  Estimate estimate{
+      .parameters = layout.numel(),
+      .tensors = static_cast<std::int64_t>(layout.ranges().size()),
+      .weight_bytes = config.train.precision == Precision::fp32 ? buffer : buffer + buffer / 2,  // a copy in bf16
+      .gradient_bytes = buffer,
+      .adam_bytes = 2 * state,
+      .ema_bytes = emas * state,
+      .gathered_bytes = shards.sharded() ? buffer : 0,
+      .staged_bytes = (3 + emas) * buffer / ranks,
+      .checkpoint_bytes = (3 + emas) * file,
+      .snapshot_bytes = config.ema.snapshot_every > 0 ? power_emas * file : 0};
   const SlicePlan plan(config, ranks);
   const bool reproducible = config.distributed.reduction == Reduction::reproducible;
   const bool bf16 = config.distributed.wire == Wire::bf16;

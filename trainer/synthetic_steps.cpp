@@ -30,8 +30,7 @@ SyntheticSteps::SyntheticSteps(const Config& config, const data::ImageShape& sha
       history_(config.objective.timesteps == TimestepSampling::importance ? config.diffusion.timesteps : 0),
       arena_(unet_parameters(with_output_channels(config.model, shape, config.diffusion.variance_type), shape),
              config.ema.decays.size() + config.ema.power_sigmas.size(), config.run.seed, device,
-             shard_options(config, world.rank(), world.size()),
-             compute_type(config.train.precision, device)),
+             shard_options(config, world.rank(), world.size()), compute_type(config.train.precision, device)),
       pixels_(synthetic_pixels(kSyntheticImages * shape.bytes())) {}
 
 void SyntheticSteps::connect(comm::Communicator& gradients, bool overlap) {

@@ -41,10 +41,11 @@ std::optional<data::Dataset> open_heldout(const DataConfig& config, const data::
 
 /// What the bits of a run depend on beside its configuration: of all ranks, or "mixed".
 std::string machine_of(comm::World& world, at::Device device, at::ScalarType compute) {
-  const std::string own = (device.is_cpu() ? fmt::format("{} thread{} a rank, {}", at::get_num_threads(),
-                                                         at::get_num_threads() == 1 ? "" : "s", at::get_cpu_capability())
-                                           : std::string("cuda")) +
-                          (compute == at::kFloat ? "" : ", bf16");
+  const std::string own =
+      (device.is_cpu() ? fmt::format("{} thread{} a rank, {}", at::get_num_threads(),
+                                     at::get_num_threads() == 1 ? "" : "s", at::get_cpu_capability())
+                       : std::string("cuda")) +
+      (compute == at::kFloat ? "" : ", bf16");
   const std::string hash = data::sha256_hex(own);
   const auto word = static_cast<std::int64_t>(std::stoull(hash.substr(0, 15), nullptr, 16));
   const bool same = world.control().all_reduce_value(word, comm::ReduceOp::max) ==
@@ -70,8 +71,8 @@ void warn_of_other_bits(const Config& config, const std::string& now, const std:
 }
 
 /// Weights as initialized, at the beginning of the stream.
-TrainingState initial_state(const Config& config, const data::ImageShape& shape, comm::World& world,
-                            at::Device device, at::ScalarType compute) {
+TrainingState initial_state(const Config& config, const data::ImageShape& shape, comm::World& world, at::Device device,
+                            at::ScalarType compute) {
   return {.arena = ParameterArena(
               unet_parameters(with_output_channels(config.model, shape, config.diffusion.variance_type), shape),
               config.ema.decays.size() + config.ema.power_sigmas.size(), config.run.seed, device,

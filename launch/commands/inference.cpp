@@ -65,8 +65,8 @@ Predictor load_predictor(const StoredRun& run, const trainer::WeightsChoice& wei
     if (found == stored.weights.end())
       throw trainer::CheckpointError(run.checkpoint, "lacks the parameter '" + name + "' of its own model");
     const at::Tensor& weight = found->second;
-    // In type and layout as the arena keeps them, so that a picture drawn while training and one drawn later are the
-    // same.
+    // In type and layout as the arena keeps them, so that a picture drawn later is that of the training (in bf16 to one
+    // level of a pixel).
     return weight.to(device, trainer::is_matrix(static_cast<std::size_t>(weight.dim())) ? compute : at::kFloat)
         .contiguous(weight.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous);
   };

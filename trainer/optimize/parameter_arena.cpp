@@ -45,8 +45,8 @@ std::vector<at::Tensor> ParameterArena::views(const at::Tensor& flat, const at::
 ParameterLookup ParameterArena::trainable() const { return lookup_by_name(layout_, leaves_); }
 
 ParameterLookup ParameterArena::frozen(const at::Tensor& flat) const {
-  return lookup_by_name(layout_,
-                        views(flat, copy_of_weights_.defined() ? flat.to(copy_of_weights_.scalar_type()) : at::Tensor()));
+  return lookup_by_name(
+      layout_, views(flat, copy_of_weights_.defined() ? flat.to(copy_of_weights_.scalar_type()) : at::Tensor()));
 }
 
 void ParameterArena::keep_own(const at::Tensor& whole, const at::Tensor& state) const {

@@ -14,6 +14,7 @@ std::string_view name_of(Activity activity) noexcept {
 }
 
 void ActivityClock::enter(Activity activity) {
+  if (begun_ns_ != 0 && current_ == activity) return;
   const std::int64_t now = comm::steady_ns();
   end_at(now);
   current_ = activity;

@@ -38,7 +38,7 @@ struct ActivitySpan {
 class ActivityClock {
  public:
   void begin_step(std::int64_t step) { step_ = step; }
-  /// Ends the activity before, and begins this one.
+  /// Ends the activity before, and begins this one; goes on with it where it is the same.
   void enter(Activity activity);
   /// Ends the activity before; what follows is none.
   void leave();

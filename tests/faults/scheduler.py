@@ -141,9 +141,11 @@ def kill_slurmd(bed):
 
 @scenario("20-restart-slurmctld", "the controller dies and comes back: the job notices nothing", quick=True)
 def restart_controller(bed):
-    training = bed.training()
+    # Long enough to be still going on when the controller is back.
+    training = bed.training(train__steps=2400, checkpoint__every=200)
     job = bed.submit(training)
     training.reach(60)
+    time.sleep(6)  # Slurm stores what it knows up to 5 s late; without the beginning of a job it starts the job again
     bed.cluster.daemon("ctl", "slurmctld")
     time.sleep(3)
     bed.cluster.testbed("mend")

@@ -42,7 +42,8 @@ ExitCode run_program(std::vector<std::string> arguments, Session& session) {
 
   std::vector<Override> overrides;
   const bool has_overrides = !arguments.empty() && (arguments.front() == "train" || arguments.front() == "sample" ||
-                                                    arguments.front() == "plan" || arguments.front() == "submit");
+                                                    arguments.front() == "plan" || arguments.front() == "submit" ||
+                                                    arguments.front() == "import");
   if (has_overrides) overrides = take_overrides(arguments);
   const std::vector<Command> commands = {prepare_command(program),
                                          repack_command(program),
@@ -50,6 +51,7 @@ ExitCode run_program(std::vector<std::string> arguments, Session& session) {
                                          evaluate_command(program),
                                          sample_command(program, overrides),
                                          export_command(program),
+                                         import_command(program, overrides),
                                          inspect_command(program),
                                          verify_command(program),
                                          bench_command(program),

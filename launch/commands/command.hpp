@@ -26,6 +26,7 @@ Command sample_command(CLI::App& program, const std::vector<Override>& overrides
 Command plan_command(CLI::App& program, const std::vector<Override>& overrides);
 Command submit_command(CLI::App& program, const std::vector<Override>& overrides);
 Command export_command(CLI::App& program);
+Command import_command(CLI::App& program, const std::vector<Override>& overrides);
 Command inspect_command(CLI::App& program);
 Command verify_command(CLI::App& program);
 Command bench_command(CLI::App& program);

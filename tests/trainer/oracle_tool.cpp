@@ -6,6 +6,7 @@
 //   perrin_oracle steps IN OUT       IN: x_t, output, output_6, z, previous_x0; "steps", a list of sampler steps with
 //                                    their configuration. OUT: x_prev.0, x_prev.1, ...
 //   perrin_oracle trajectory IN OUT  IN: x_T, z.0, z.1, ..., weights.*; "run" and "shape". OUT: x.0, x.1, ...
+//   perrin_oracle import IN OUT      IN: x_t, t, perhaps labels; "folder" of a diffusers pipeline. OUT: epsilon
 //   perrin_oracle export IN DIR      IN: weights.*; "model", "diffusion" and "shape". DIR becomes a diffusers folder
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
@@ -24,6 +25,7 @@
 #include "launch/config/read.hpp"
 #include "trainer/diffusion/samplers.hpp"
 #include "trainer/interchange/diffusers_export.hpp"
+#include "trainer/interchange/diffusers_import.hpp"
 #include "trainer/interchange/safetensors.hpp"
 #include "trainer/interchange/safetensors_format.hpp"
 #include "trainer/model/unet.hpp"
@@ -200,7 +202,19 @@ void run_trajectory(const Input& in, const std::string& output) {
 
 void run_export(const Input& in, const std::string& folder) {
   export_diffusers(folder, in.model(), diffusion_config(in.settings.at("diffusion")), in.shape(), in.weights(),
-                   {{"perrin_weights", "raw"}});
+                   {.metadata = {{"perrin_weights", "raw"}}, .facts = {}});
+}
+
+void run_import(const Input& in, const std::string& output) {
+  const at::NoGradGuard no_grad;
+  const ImportedModel imported = import_diffusers(in.settings.at("folder").get<std::string>());
+  const ModelConfig model =
+      with_output_channels(imported.config.model, imported.shape, imported.config.diffusion.variance_type);
+  const UNet unet(model, imported.shape, [&](const std::string& name) { return imported.weights.at(name); });
+  const auto labels = in.tensors.find("labels");
+  const at::Tensor epsilon = unet(in.tensors.at("x_t"), in.tensors.at("t"),
+                                  {.labels = labels == in.tensors.end() ? at::Tensor() : labels->second});
+  write_safetensors(output, Tensors{{"epsilon", epsilon}});
 }
 
 }  // namespace
@@ -209,13 +223,11 @@ void run_export(const Input& in, const std::string& folder) {
 int main(int argc, char** argv) {
   using perrin::trainer::Input;
   const std::map<std::string, std::function<void(const Input&, const std::string&)>> commands{
-      {"unet", perrin::trainer::run_unet},
-      {"parameters", perrin::trainer::run_parameters},
-      {"steps", perrin::trainer::run_steps},
-      {"trajectory", perrin::trainer::run_trajectory},
-      {"export", perrin::trainer::run_export}};
+      {"unet", perrin::trainer::run_unet},     {"parameters", perrin::trainer::run_parameters},
+      {"steps", perrin::trainer::run_steps},   {"trajectory", perrin::trainer::run_trajectory},
+      {"import", perrin::trainer::run_import}, {"export", perrin::trainer::run_export}};
   if (argc != 4 || !commands.contains(argv[1])) {
-    std::fputs("usage: perrin_oracle unet|parameters|steps|trajectory|export IN.safetensors OUT\n", stderr);
+    std::fputs("usage: perrin_oracle unet|parameters|steps|trajectory|import|export IN.safetensors OUT\n", stderr);
     return 2;
   }
   try {

@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
 
+#include <cstdint>
 #include <optional>
 
 #include "comm/communicator.hpp"
@@ -20,5 +21,13 @@ namespace perrin::trainer {
 std::optional<at::Tensor> sample_images(const UNet& model, const Config& config, const data::ImageShape& shape,
                                         comm::Communicator& control, at::Device device,
                                         const Interrupt& interrupt = {});
+
+/// How the first images of config.sample come to be: the x_0 that the network predicts at evenly chosen evaluations
+/// (Ho et al. 2020, figure 6), then the image itself, which is that of sample_images. Not collective.
+/// @param images    at most sample.batch_size, which are drawn together as sample_images draws them
+/// @param pictures  of each image, at least 2
+/// @return uint8 [images * pictures, C, H, W] on the CPU, one image after the other
+at::Tensor sample_progression(const UNet& model, const Config& config, const data::ImageShape& shape, at::Device device,
+                              std::int64_t images, std::int64_t pictures);
 
 }  // namespace perrin::trainer

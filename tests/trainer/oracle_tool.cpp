@@ -9,6 +9,9 @@
 //   perrin_oracle metrics IN OUT     IN: samples [N, D], reference [M, D], probabilities [N, K]; "subsets",
 //   "subset_size" and
 //                                    "points". OUT: every metric, and the rows of every subset that it took
+//   perrin_oracle features IN OUT    IN: images, uint8 [N, C, H, W]. OUT: what the built-in extractor says of them:
+//   features,
+//                                    probabilities
 //   perrin_oracle export IN DIR      IN: weights.*; "model", "diffusion" and "shape". DIR becomes a diffusers folder
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
@@ -26,6 +29,7 @@
 
 #include "launch/config/read.hpp"
 #include "trainer/diffusion/samplers.hpp"
+#include "trainer/evaluate/feature_extractor.hpp"
 #include "trainer/evaluate/frechet_distance.hpp"
 #include "trainer/evaluate/inception_score.hpp"
 #include "trainer/evaluate/kernel_distance.hpp"
@@ -239,6 +243,11 @@ void run_metrics(const Input& in, const std::string& output) {
   write_safetensors(output, results);
 }
 
+void run_features(const Input& in, const std::string& output) {
+  const ImageFeatures found = open_extractor("builtin", "", at::kCPU)->extract(in.tensors.at("images"));
+  write_safetensors(output, {{"features", found.features}, {"probabilities", found.probabilities}});
+}
+
 void run_export(const Input& in, const std::string& folder) {
   export_diffusers(folder, in.model(), diffusion_config(in.settings.at("diffusion")), in.shape(), in.weights(),
                    {{"perrin_weights", "raw"}});
@@ -252,9 +261,11 @@ int main(int argc, char** argv) {
   const std::map<std::string, std::function<void(const Input&, const std::string&)>> commands{
       {"unet", perrin::trainer::run_unet},       {"parameters", perrin::trainer::run_parameters},
       {"steps", perrin::trainer::run_steps},     {"trajectory", perrin::trainer::run_trajectory},
-      {"metrics", perrin::trainer::run_metrics}, {"export", perrin::trainer::run_export}};
+      {"metrics", perrin::trainer::run_metrics}, {"features", perrin::trainer::run_features},
+      {"export", perrin::trainer::run_export}};
   if (argc != 4 || !commands.contains(argv[1])) {
-    std::fputs("usage: perrin_oracle unet|parameters|steps|trajectory|metrics|export IN.safetensors OUT\n", stderr);
+    std::fputs("usage: perrin_oracle unet|parameters|steps|trajectory|metrics|features|export IN.safetensors OUT\n",
+               stderr);
     return 2;
   }
   try {

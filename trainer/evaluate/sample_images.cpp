@@ -38,9 +38,10 @@ SampleConfig within_schedule(SampleConfig sample, PredictionType prediction, con
   return sample;
 }
 
-/// Images of the given indices, [N, C, H, W] in about [-1, 1]: all noise is keyed by (seed, index, step).
-at::Tensor draw(const UNet& model, const Config& config, const std::shared_ptr<const NoiseSchedule>& schedule,
-                std::span<const std::uint64_t> indices, const data::ImageShape& shape, at::Device device) {
+}  // namespace
+
+at::Tensor draw_images(const UNet& model, const Config& config, const std::shared_ptr<const NoiseSchedule>& schedule,
+                       std::span<const std::uint64_t> indices, const data::ImageShape& shape, at::Device device) {
   const auto normals = [&](Purpose purpose, std::int64_t step) {
     const Stream stream{.seed = config.sample.seed, .purpose = purpose, .step = static_cast<std::uint32_t>(step)};
     return keyed_normal(stream, indices, {shape.channels, shape.height, shape.width}).to(device);
@@ -50,8 +51,6 @@ at::Tensor draw(const UNet& model, const Config& config, const std::shared_ptr<c
   return sample_from(denoiser, *schedule, within_schedule(config.sample, config.diffusion.prediction, *schedule),
                      config.diffusion.variance_type, normals(Purpose::sampling_start, 0), noise);
 }
-
-}  // namespace
 
 std::optional<at::Tensor> sample_images(const UNet& model, const Config& config, const data::ImageShape& shape,
                                         comm::Communicator& control, at::Device device, const Interrupt& interrupt) {
@@ -68,7 +67,7 @@ std::optional<at::Tensor> sample_images(const UNet& model, const Config& config,
     const std::int64_t first = batch * size, count = std::min(size, images - first);
     std::vector<std::uint64_t> indices(static_cast<std::size_t>(count));
     std::iota(indices.begin(), indices.end(), static_cast<std::uint64_t>(first));
-    pixels.narrow(0, first, count).copy_(to_pixels(draw(model, config, schedule, indices, shape, device)));
+    pixels.narrow(0, first, count).copy_(to_pixels(draw_images(model, config, schedule, indices, shape, device)));
   }
   // Every image is zero on all ranks but the one that drew it, so the largest value is the image.
   control

@@ -27,9 +27,11 @@ def network():
 @pytest.fixture
 def perrins(perrin_oracle, tmp_path):
     def call(images):
-        safetensors.torch.save_file(dict(images=images), tmp_path / "in.safetensors")
-        perrin_oracle("features", tmp_path / "in.safetensors", tmp_path / "out.safetensors")
-        return load_file(tmp_path / "out.safetensors")
+        source, target = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
+        safetensors.torch.save_file(dict(images=images.contiguous()), source)
+        target.unlink(missing_ok=True)
+        perrin_oracle("features", source, target)
+        return load_file(target)
 
     return call
 

@@ -39,13 +39,17 @@ SampleConfig within_schedule(SampleConfig sample, PredictionType prediction, con
   return sample;
 }
 
-/// Sees what the network predicts of x_0 at every evaluation.
-using Observer = std::function<void(const at::Tensor& x0)>;
+std::vector<std::uint64_t> consecutive(std::int64_t first, std::int64_t count) {
+  std::vector<std::uint64_t> indices(static_cast<std::size_t>(count));
+  std::iota(indices.begin(), indices.end(), static_cast<std::uint64_t>(first));
+  return indices;
+}
 
-/// Images of the given indices, [N, C, H, W] in about [-1, 1]: all noise is keyed by (seed, index, step).
-at::Tensor draw(const UNet& model, const Config& config, const std::shared_ptr<const NoiseSchedule>& schedule,
-                std::span<const std::uint64_t> indices, const data::ImageShape& shape, at::Device device,
-                const Observer& observe = {}) {
+}  // namespace
+
+at::Tensor draw_images(const UNet& model, const Config& config, const std::shared_ptr<const NoiseSchedule>& schedule,
+                       std::span<const std::uint64_t> indices, const data::ImageShape& shape, at::Device device,
+                       const Observer& observe) {
   const auto normals = [&](Purpose purpose, std::int64_t step) {
     const Stream stream{.seed = config.sample.seed, .purpose = purpose, .step = static_cast<std::uint32_t>(step)};
     return keyed_normal(stream, indices, {shape.channels, shape.height, shape.width}).to(device);
@@ -61,14 +65,6 @@ at::Tensor draw(const UNet& model, const Config& config, const std::shared_ptr<c
                      config.diffusion.variance_type, normals(Purpose::sampling_start, 0), noise);
 }
 
-std::vector<std::uint64_t> consecutive(std::int64_t first, std::int64_t count) {
-  std::vector<std::uint64_t> indices(static_cast<std::size_t>(count));
-  std::iota(indices.begin(), indices.end(), static_cast<std::uint64_t>(first));
-  return indices;
-}
-
-}  // namespace
-
 std::optional<at::Tensor> sample_images(const UNet& model, const Config& config, const data::ImageShape& shape,
                                         comm::Communicator& control, at::Device device, const Interrupt& interrupt) {
   const at::NoGradGuard no_grad;
@@ -82,8 +78,8 @@ std::optional<at::Tensor> sample_images(const UNet& model, const Config& config,
     const std::int64_t batch = round * control.size() + control.rank();
     if (batch >= batches) continue;
     const std::int64_t first = batch * size, count = std::min(size, images - first);
-    const std::vector<std::uint64_t> indices = consecutive(first, count);
-    pixels.narrow(0, first, count).copy_(to_pixels(draw(model, config, schedule, indices, shape, device)));
+    pixels.narrow(0, first, count)
+        .copy_(to_pixels(draw_images(model, config, schedule, consecutive(first, count), shape, device)));
   }
   // Every image is zero on all ranks but the one that drew it, so the largest value is the image.
   control
@@ -101,7 +97,7 @@ at::Tensor sample_progression(const UNet& model, const Config& config, const dat
   const std::int64_t batch = std::min(config.sample.rows * config.sample.columns, config.sample.batch_size);
   std::vector<at::Tensor> states;
   const Observer observe = [&](const at::Tensor& x0) { states.push_back(to_pixels(x0.narrow(0, 0, images))); };
-  const at::Tensor drawn = draw(model, config, schedule, consecutive(0, batch), shape, device, observe);
+  const at::Tensor drawn = draw_images(model, config, schedule, consecutive(0, batch), shape, device, observe);
   std::vector<at::Tensor> chosen;
   const auto evaluations = static_cast<std::int64_t>(states.size());
   for (std::int64_t i = 0; i + 1 < pictures; ++i)

@@ -175,7 +175,9 @@ Value translate(const JsonConfig& config, const char* key, const std::string& ab
 NetworkDescription read_unet_config(const std::filesystem::path& file) {
   const JsonConfig config(file);
   check_fixed_keys(config);
-  NetworkDescription network{.model = {}, .shape = image_shape(config)};
+  // Apart: GCC 12 destroys members twice where one in a list of initializers throws.
+  const data::ImageShape shape = image_shape(config);
+  NetworkDescription network{.model = {}, .shape = shape};
   ModelConfig& model = network.model;
   model.block_out_channels = block_out_channels(config);
   const Names down = config.get<Names>("down_block_types",

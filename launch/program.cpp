@@ -42,14 +42,17 @@ ExitCode run_program(std::vector<std::string> arguments, Session& session) {
 
   std::vector<Override> overrides;
   const bool has_overrides = !arguments.empty() && (arguments.front() == "train" || arguments.front() == "sample" ||
-                                                    arguments.front() == "plan" || arguments.front() == "submit");
+                                                    arguments.front() == "evaluate" || arguments.front() == "plan" ||
+                                                    arguments.front() == "submit" || arguments.front() == "import");
   if (has_overrides) overrides = take_overrides(arguments);
   const std::vector<Command> commands = {prepare_command(program),
                                          repack_command(program),
                                          train_command(program, overrides),
-                                         evaluate_command(program),
+                                         evaluate_command(program, overrides),
                                          sample_command(program, overrides),
+                                         stats_command(program),
                                          export_command(program),
+                                         import_command(program, overrides),
                                          inspect_command(program),
                                          verify_command(program),
                                          bench_command(program),

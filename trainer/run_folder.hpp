@@ -27,6 +27,8 @@ class RunPaths {
   /// Of the power-function averages.
   std::filesystem::path snapshots() const { return root_ / "snapshots"; }
   std::filesystem::path samples() const { return root_ / "samples"; }
+  /// Of samples that are being scored, and the statistics that they are compared with.
+  std::filesystem::path evaluation() const { return root_ / "evaluation"; }
   std::filesystem::path logs() const { return root_ / "logs"; }
   /// Of the last collectives of each rank; survives any death.
   std::filesystem::path flight() const { return root_ / "flight"; }

@@ -131,6 +131,24 @@ class NpzReader {
     return {axes, std::move(pixels)};
   }
 
+  NpzContents whole(const std::string& key) const {
+    const std::size_t member = member_of(key);
+    if (member == archive_.members().size()) throw DataError(archive_.path(), "holds no array '" + key + "'");
+    const std::string name = archive_.name(member);
+    ZipStream stream = archive_.open(member);
+    const NpyHeader header = read_header(stream, name);
+    std::size_t width = 0;  // "<f8": order, kind, bytes
+    const char *const first = header.descr.data() + std::min<std::size_t>(2, header.descr.size()),
+                      *const last = header.descr.data() + header.descr.size();
+    const auto [end, error] = std::from_chars(first, last, width);
+    if (error != std::errc() || end != last || width == 0)
+      throw DataError(name, fmt::format("has elements of type '{}', which is not understood", header.descr));
+    require_size(member, header, width);
+    std::vector<std::byte> bytes(archive_.members()[member].bytes - header.bytes);
+    stream.read(bytes);
+    return {{key, header.descr, header.shape}, std::move(bytes)};
+  }
+
   std::vector<std::int32_t> labels(const std::string& key, std::uint64_t images) const {
     const std::size_t member = member_of(key);
     const std::string name = archive_.name(member);
@@ -201,6 +219,10 @@ std::vector<NpzArray> list_npz(const ZipArchive& archive) {
     arrays.push_back({file.substr(0, file.size() - kEnding.size()), header.descr, header.shape});
   }
   return arrays;
+}
+
+NpzContents read_npz_array(const ZipArchive& archive, const std::string& name) {
+  return NpzReader(archive).whole(name);
 }
 
 std::unique_ptr<ArraySource> read_npz(const ZipArchive& archive, const ArrayOptions& options,

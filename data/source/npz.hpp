@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -26,6 +27,15 @@ struct NpzArray {
 /// What arrays an archive of numpy.savez holds, without reading them.
 /// @throws DataError for members that are no arrays, or Python objects (which are pickles)
 std::vector<NpzArray> list_npz(const ZipArchive& archive);
+
+/// One array, read whole.
+struct NpzContents {
+  NpzArray array;
+  std::vector<std::byte> bytes;  // row-major, in the byte order of its type
+};
+
+/// @throws DataError naming the member where it is missing, damaged, in Fortran order or full of Python objects
+NpzContents read_npz_array(const ZipArchive& archive, const std::string& name);
 
 /// Arrays of numpy.savez or savez_compressed: uint8 images of rank 3 or 4, and labels of any integer type, rank 1.
 /// As guided-diffusion's sampler writes: arr_0 [n, H, W, C], arr_1 [n].

@@ -11,6 +11,7 @@
 #include "launch/commands/bound_report.hpp"
 #include "launch/commands/command.hpp"
 #include "launch/commands/inference.hpp"
+#include "launch/commands/score_samples.hpp"
 #include "launch/device.hpp"
 #include "launch/usage_error.hpp"
 #include "launch/world_options.hpp"
@@ -31,13 +32,22 @@ struct EvaluateArguments {
   std::int64_t steps = 0;
   std::string clip = "static";
   std::string cdf = "tanh";
+  SampleScoreArguments scores;
+  std::vector<Override> overrides;  ///< --sample.key=value
   bool json = false;
 };
 
-/// The options as keys of [evaluate]: they are checked like the configuration.
+/// The options as keys of [evaluate] and [sample]: they are checked like the configuration.
 std::vector<Override> overrides_of(const EvaluateArguments& arguments) {
-  if (arguments.images.empty()) return {};
-  return {{"evaluate.images", arguments.images}};
+  std::vector<Override> overrides = arguments.overrides;
+  for (const Override& given : overrides) {
+    if (!given.name.starts_with("sample."))
+      throw UsageError("evaluate changes keys of [sample] only; '" + given.name + "' is the run's own");
+  }
+  if (!overrides.empty() && arguments.metric != "samples")
+    throw UsageError("--" + overrides.front().name + " says how samples are drawn, and --samples N draws none yet");
+  if (!arguments.images.empty()) overrides.push_back({"evaluate.images", arguments.images});
+  return overrides;
 }
 
 data::Dataset open_heldout(const EvaluateArguments& arguments, const StoredRun& run) {
@@ -141,12 +151,24 @@ void evaluate_bound(const Evaluation& of) {
     fmt::print("every term: {0}/vlb.npz, {0}/vlb.svg, {0}/vlb.json\n", of.arguments.output.string());
 }
 
+ExitCode evaluate_samples(const EvaluateArguments& arguments, const StoredRun& run, Session& session) {
+  SampleScoreArguments scores = arguments.scores;
+  scores.output = arguments.output;
+  require_new_output(scores);
+  comm::World& world = session.start_world(world_options(run.config.distributed, /*require_all_slurm_tasks=*/false));
+  const at::Device device = bind_device(run.config.distributed, world);
+  const Predictor predictor = load_predictor(run, weights_of(arguments.source), world, device);
+  score_samples(run, predictor, scores, world, device, narrator(arguments.json), arguments.json);
+  return ExitCode::ok;
+}
+
 ExitCode evaluate(const EvaluateArguments& arguments, Session& session) {
   const StoredRun run = find_run(arguments.source, overrides_of(arguments));
   if (arguments.steps > run.config.diffusion.timesteps) {
     throw UsageError(fmt::format("--steps {} is more than the {} timesteps of the model; 0 is all of them",
                                  arguments.steps, run.config.diffusion.timesteps));
   }
+  if (arguments.metric == "samples") return evaluate_samples(arguments, run, session);
   const data::Dataset heldout = open_heldout(arguments, run);
   if (!arguments.output.empty() && session.is_root()) make_writable_folder(arguments.output);
   comm::World& world = session.start_world(world_options(run.config.distributed, /*require_all_slurm_tasks=*/false));
@@ -161,18 +183,23 @@ ExitCode evaluate(const EvaluateArguments& arguments, Session& session) {
 }
 
 /// Options that would change nothing are refused, not passed over.
-void refuse_bound_options(const CLI::App& app, const std::string& metric) {
-  if (metric == "vlb") return;
-  for (const char* option : {"--output", "--steps", "--clip", "--cdf"}) {
-    if (app.count(option) > 0) throw UsageError(fmt::format("{} is an option of --metric vlb", option));
-  }
+void refuse_options_of_others(const CLI::App& app, const std::string& metric) {
+  const auto refuse = [&](std::initializer_list<const char*> options, const char* of) {
+    for (const char* option : options)
+      if (app.count(option) > 0) throw UsageError(fmt::format("{} is an option of {}", option, of));
+  };
+  if (metric != "vlb") refuse({"--steps", "--clip", "--cdf"}, "--metric vlb");
+  if (metric == "loss") refuse({"--output"}, "--metric vlb and --samples");
+  if (metric == "samples") refuse({"--heldout", "--images"}, "--metric loss and vlb");
+  if (metric != "samples") refuse({"--reference", "--extractor", "--extractor-sha256", "--save-samples"}, "--samples");
 }
 
 }  // namespace
 
-Command evaluate_command(CLI::App& program) {
-  CLI::App* app = program.add_subcommand("evaluate", "Measure a checkpoint on held-out images");
+Command evaluate_command(CLI::App& program, const std::vector<Override>& overrides) {
+  CLI::App* app = program.add_subcommand("evaluate", "Measure a checkpoint on held-out images, or its samples");
   const auto arguments = std::make_shared<EvaluateArguments>();
+  arguments->overrides = overrides;
   add_source_options(*app, arguments->source);
   app->add_option("--metric", arguments->metric,
                   "The loss at one timestep of each image, or the variational bound at every timestep")
@@ -196,19 +223,43 @@ Command evaluate_command(CLI::App& program) {
       ->check(CLI::IsMember({"tanh", "erf"}).description(""))
       ->type_name("tanh|erf")
       ->capture_default_str();
-  app->add_option("--output", arguments->output, "vlb: folder for every term as vlb.npz, vlb.svg and vlb.json")
+  app->add_option(
+         "--output", arguments->output,
+         "vlb: folder for every term as vlb.npz, vlb.svg and vlb.json; samples: for scores, and what is done of "
+         "them (default: evaluation/ of the run)")
       ->type_name("DIR");
+  app->add_option(
+         "--samples", arguments->scores.samples,
+         "Instead of a loss: draw so many samples, as [sample] of the run says, and compare their features with "
+         "the reference's")
+      ->check(CLI::Range(1, 100'000'000).description(""))
+      ->type_name("N");
+  app->add_option("--reference", arguments->scores.reference,
+                  "samples: a dataset, or statistics of `perrin stats` (default: data.train of the run)")
+      ->type_name("DIR|FILE.npz");
+  add_extractor_options(*app, arguments->scores.extractor);
+  app->add_option("--save-samples", arguments->scores.save,
+                  "samples: also keep them, as guided-diffusion's evaluator reads them or as a folder of PNG files")
+      ->type_name("FILE.npz|DIR");
   app->add_flag("--json", arguments->json, "Print JSON");
   add_device_options(*app, arguments->source);
   app->footer(
       "Images, timesteps and noise are fixed, so that two checkpoints compare; every rank takes its share. The bound\n"
       "asks the network once for each image and timestep: with 1000 timesteps it costs a thousand times the loss.\n"
+      "Sample i depends on the seed and i alone, so that scores are the same on any number of ranks; a start that was\n"
+      "killed is gone on with by the same command. Keys of [sample] may be given as --sample.key=value.\n"
       "\n"
       "Examples:\n"
       "  mpirun -np 2 perrin evaluate runs/quickstart --json\n"
-      "  mpirun -np 2 perrin evaluate runs/quickstart --metric vlb --images 256 --output bound\n");
+      "  mpirun -np 2 perrin evaluate runs/quickstart --metric vlb --images 256 --output bound\n"
+      "  mpirun -np 2 perrin evaluate runs/quickstart --samples 2000 --sample.steps=20 --json\n");
   return {app, [app, arguments](Session& session) {
-            refuse_bound_options(*app, arguments->metric);
+            if (app->count("--samples") > 0) {
+              if (app->count("--metric") > 0)
+                throw UsageError("--samples and --metric are two evaluations; choose one");
+              arguments->metric = "samples";
+            }
+            refuse_options_of_others(*app, arguments->metric);
             return evaluate(*arguments, session);
           }};
 }

@@ -2,21 +2,49 @@
 
 #include <ATen/ATen.h>
 
+#include "launch/usage_error.hpp"
 #include "trainer/checkpoint/checkpoint_error.hpp"
 #include "trainer/model/architecture.hpp"
 #include "trainer/precision.hpp"
 #include "trainer/same_on_all_ranks.hpp"
 
 namespace perrin::launch {
+namespace {
+
+StoredRun find_checkpoint(const InferenceArguments& arguments) {
+  StoredRun run;
+  run.checkpoint = trainer::resolve_checkpoint(arguments.source);
+  run.manifest = trainer::read_manifest(run.checkpoint);
+  trainer::require_weights(run.checkpoint, run.manifest, weights_of(arguments));
+  return run;
+}
+
+StoredRun find_loose_model(const InferenceArguments& arguments) {
+  if (arguments.weights != InferenceArguments().weights)
+    throw UsageError("--weights chooses among those of a run, and " + arguments.source.string() +
+                     " holds one set of weights; leave it out");
+  StoredRun run;
+  run.checkpoint = arguments.source;
+  run.loose = read_loose_model(arguments.source);
+  run.manifest.progress.step = run.loose->step;
+  run.manifest.origin.config = run.loose->config;
+  run.manifest.origin.image_shape = run.loose->shape;
+  run.manifest.origin.dataset_fingerprint = run.loose->dataset_fingerprint;
+  return run;
+}
+
+}  // namespace
 
 trainer::WeightsChoice weights_of(const InferenceArguments& arguments) {
   return trainer::parse_weights_choice(arguments.weights);
 }
 
 void add_source_options(CLI::App& app, InferenceArguments& arguments) {
-  app.add_option("SOURCE", arguments.source, "A run folder (its newest checkpoint) or a checkpoint folder")
+  app.add_option("SOURCE", arguments.source,
+                 "A run folder (its newest checkpoint), a checkpoint folder, a diffusers folder, or a "
+                 "file of `perrin export --single-file`")
       ->required()
-      ->type_name("RUN|CHECKPOINT");
+      ->type_name("RUN|CHECKPOINT|MODEL");
   const auto refusal = [](const std::string& text) -> std::string {
     try {
       trainer::parse_weights_choice(text);
@@ -41,15 +69,20 @@ void add_device_options(CLI::App& app, InferenceArguments& arguments) {
 }
 
 StoredRun find_run(const InferenceArguments& arguments, std::vector<Override> overrides) {
-  StoredRun run;
-  run.checkpoint = trainer::resolve_checkpoint(arguments.source);
-  run.manifest = trainer::read_manifest(run.checkpoint);
-  trainer::require_weights(run.checkpoint, run.manifest, weights_of(arguments));
-  overrides.push_back({"distributed.device", arguments.device});
-  overrides.push_back({"distributed.threads", std::to_string(arguments.threads)});
-  const std::string place = (run.checkpoint / trainer::CheckpointManifest::kFileName).string() + " (config)";
+  StoredRun run = is_loose_model(arguments.source) ? find_loose_model(arguments) : find_checkpoint(arguments);
+  if (!arguments.device.empty()) {
+    overrides.push_back({"distributed.device", arguments.device});
+    overrides.push_back({"distributed.threads", std::to_string(arguments.threads)});
+  }
+  const std::string place =
+      (run.loose ? run.checkpoint : run.checkpoint / trainer::CheckpointManifest::kFileName).string() + " (config)";
   run.config = read_config_text(run.manifest.origin.config, place, overrides);
   return run;
+}
+
+trainer::StoredModel load_weights(const StoredRun& run, const trainer::WeightsChoice& weights) {
+  if (!run.loose) return trainer::load_model(run.checkpoint, weights);
+  return {.manifest = run.manifest, .weights_name = run.loose->weights_name, .weights = run.loose->weights};
 }
 
 Predictor load_predictor(const StoredRun& run, const trainer::WeightsChoice& weights, comm::World& world,
@@ -58,7 +91,7 @@ Predictor load_predictor(const StoredRun& run, const trainer::WeightsChoice& wei
   trainer::require_same_on_all_ranks(
       world.control(), run.checkpoint.string() + trainer::to_json(run.manifest), "the checkpoints",
       "a training has just made a new one; name the checkpoint folder instead of the run folder");
-  trainer::StoredModel stored = trainer::load_model(run.checkpoint, weights);
+  trainer::StoredModel stored = load_weights(run, weights);
   const at::ScalarType compute = trainer::compute_type(run.config.train.precision, device);
   const trainer::ParameterLookup lookup = [&](const std::string& name) {
     const auto found = stored.weights.find(name);

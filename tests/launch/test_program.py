@@ -6,7 +6,7 @@ import re
 import pytest
 from small_world import checkpoint, datasets, write_config  # noqa: F401 (fixtures)
 
-COMMANDS = ["prepare", "repack", "train", "evaluate", "sample", "export", "inspect", "verify", "bench", "selftest", "plan", "submit"]
+COMMANDS = ["prepare", "repack", "train", "evaluate", "sample", "stats", "export", "import", "inspect", "verify", "bench", "selftest", "plan", "submit"]
 OK, USAGE, DATA, CHECKPOINT, WATCHDOG, RUN, COMMUNICATION, CONFIG, UNFINISHED = 0, 64, 65, 66, 69, 73, 75, 78, 85
 
 

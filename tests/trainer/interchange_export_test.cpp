@@ -30,7 +30,7 @@ class ExportTest : public testing::Test {
     }
   }
   void export_to(const fs::path& path) const {
-    export_diffusers(path, model, DiffusionConfig{}, shape, weights, {{"step", "3"}});
+    export_diffusers(path, model, DiffusionConfig{}, shape, weights, {.metadata = {{"step", "3"}}, .facts = {}});
   }
 
   std::vector<std::string> left_behind() const {
@@ -48,7 +48,7 @@ class ExportTest : public testing::Test {
   std::map<std::string, at::Tensor> weights;
 };
 
-TEST_F(ExportTest, WritesTheFourFilesAndNothingElse) {
+TEST_F(ExportTest, WritesItsFilesAndNothingElse) {
   export_to(folder.path() / "out");
   EXPECT_THAT(left_behind(), testing::ElementsAre("out"));
   std::vector<std::string> files;
@@ -59,7 +59,7 @@ TEST_F(ExportTest, WritesTheFourFilesAndNothingElse) {
   }
   EXPECT_THAT(files, testing::UnorderedElementsAre("model_index.json", "unet/config.json",
                                                    "unet/diffusion_pytorch_model.safetensors",
-                                                   "scheduler/scheduler_config.json"));
+                                                   "scheduler/scheduler_config.json", "README.md"));
   const auto read = read_safetensors(folder.path() / "out" / "unet" / "diffusion_pytorch_model.safetensors");
   ASSERT_EQ(read.size(), weights.size());
   for (const auto& [name, tensor] : weights) {

@@ -6,6 +6,13 @@
 //   perrin_oracle steps IN OUT       IN: x_t, output, output_6, z, previous_x0; "steps", a list of sampler steps with
 //                                    their configuration. OUT: x_prev.0, x_prev.1, ...
 //   perrin_oracle trajectory IN OUT  IN: x_T, z.0, z.1, ..., weights.*; "run" and "shape". OUT: x.0, x.1, ...
+//   perrin_oracle import IN OUT      IN: x_t, t, perhaps labels; "folder" of a diffusers pipeline. OUT: epsilon
+//   perrin_oracle metrics IN OUT     IN: samples [N, D], reference [M, D], probabilities [N, K]; "subsets",
+//   "subset_size" and
+//                                    "points". OUT: every metric, and the rows of every subset that it took
+//   perrin_oracle features IN OUT    IN: images, uint8 [N, C, H, W]. OUT: what the built-in extractor says of them:
+//   features,
+//                                    probabilities
 //   perrin_oracle export IN DIR      IN: weights.*; "model", "diffusion" and "shape". DIR becomes a diffusers folder
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
@@ -23,7 +30,14 @@
 
 #include "launch/config/read.hpp"
 #include "trainer/diffusion/samplers.hpp"
+#include "trainer/evaluate/feature_extractor.hpp"
+#include "trainer/evaluate/frechet_distance.hpp"
+#include "trainer/evaluate/inception_score.hpp"
+#include "trainer/evaluate/kernel_distance.hpp"
+#include "trainer/evaluate/keyed_subset.hpp"
+#include "trainer/evaluate/precision_recall.hpp"
 #include "trainer/interchange/diffusers_export.hpp"
+#include "trainer/interchange/diffusers_import.hpp"
 #include "trainer/interchange/safetensors.hpp"
 #include "trainer/interchange/safetensors_format.hpp"
 #include "trainer/model/unet.hpp"
@@ -198,9 +212,59 @@ void run_trajectory(const Input& in, const std::string& output) {
   write_safetensors(output, results);
 }
 
+void run_metrics(const Input& in, const std::string& output) {
+  const at::Tensor &samples = in.tensors.at("samples"), &reference = in.tensors.at("reference");
+  const auto subsets = in.settings.at("subsets").get<std::int64_t>(),
+             subset_size = in.settings.at("subset_size").get<std::int64_t>();
+  const auto points = in.settings.at("points").get<std::vector<std::int64_t>>();
+  const GaussianFit fit = fit_of(samples), reference_fit = fit_of(reference);
+  const FrechetReference frechet(reference_fit);
+  const ExtrapolatedDistance extrapolated = extrapolated_distance(frechet, samples, points);
+  const KernelDistance kid = kernel_distance(samples, reference, subsets, subset_size);
+  const InceptionScore is = inception_score(in.tensors.at("probabilities"));
+  const PrecisionRecall manifold = precision_recall(samples, reference);
+  const auto numbers = [](std::vector<double> values) { return at::tensor(values, at::kDouble); };
+  Tensors results{{"mu", fit.mu},
+                  {"sigma", fit.sigma},
+                  {"fid", numbers({frechet.distance_to(fit)})},
+                  {"fid_infinity", numbers({extrapolated.distance})},
+                  {"fid_points", numbers(extrapolated.distances)},
+                  {"kid", numbers({kid.mean, kid.deviation})},
+                  {"is", numbers({is.mean, is.deviation})},
+                  {"precision_recall", numbers({manifold.precision, manifold.recall})}};
+  const auto add_subset = [&](const std::string& name, SubsetOf purpose, std::size_t number, const at::Tensor& of,
+                              std::int64_t size) {
+    results[name + "." + std::to_string(number)] =
+        keyed_subset(purpose, static_cast<std::uint32_t>(number), of.size(0), size);
+  };
+  for (std::size_t i = 0; i < points.size(); ++i) add_subset("points", SubsetOf::extrapolation, i, samples, points[i]);
+  for (std::size_t i = 0; i < static_cast<std::size_t>(subsets); ++i) {
+    add_subset("samples", SubsetOf::kid_samples, i, samples, subset_size);
+    add_subset("reference", SubsetOf::kid_reference, i, reference, subset_size);
+  }
+  write_safetensors(output, results);
+}
+
+void run_features(const Input& in, const std::string& output) {
+  const ImageFeatures found = open_extractor("builtin", "", at::kCPU)->extract(in.tensors.at("images"));
+  write_safetensors(output, {{"features", found.features}, {"probabilities", found.probabilities}});
+}
+
 void run_export(const Input& in, const std::string& folder) {
   export_diffusers(folder, in.model(), diffusion_config(in.settings.at("diffusion")), in.shape(), in.weights(),
-                   {{"perrin_weights", "raw"}});
+                   {.metadata = {{"perrin_weights", "raw"}}, .facts = {}});
+}
+
+void run_import(const Input& in, const std::string& output) {
+  const at::NoGradGuard no_grad;
+  const ImportedModel imported = import_diffusers(in.settings.at("folder").get<std::string>());
+  const ModelConfig model =
+      with_output_channels(imported.config.model, imported.shape, imported.config.diffusion.variance_type);
+  const UNet unet(model, imported.shape, [&](const std::string& name) { return imported.weights.at(name); });
+  const auto labels = in.tensors.find("labels");
+  const at::Tensor epsilon = unet(in.tensors.at("x_t"), in.tensors.at("t"),
+                                  {.labels = labels == in.tensors.end() ? at::Tensor() : labels->second});
+  write_safetensors(output, Tensors{{"epsilon", epsilon}});
 }
 
 }  // namespace
@@ -209,13 +273,14 @@ void run_export(const Input& in, const std::string& folder) {
 int main(int argc, char** argv) {
   using perrin::trainer::Input;
   const std::map<std::string, std::function<void(const Input&, const std::string&)>> commands{
-      {"unet", perrin::trainer::run_unet},
-      {"parameters", perrin::trainer::run_parameters},
-      {"steps", perrin::trainer::run_steps},
-      {"trajectory", perrin::trainer::run_trajectory},
-      {"export", perrin::trainer::run_export}};
+      {"unet", perrin::trainer::run_unet},       {"parameters", perrin::trainer::run_parameters},
+      {"steps", perrin::trainer::run_steps},     {"trajectory", perrin::trainer::run_trajectory},
+      {"metrics", perrin::trainer::run_metrics}, {"features", perrin::trainer::run_features},
+      {"import", perrin::trainer::run_import},   {"export", perrin::trainer::run_export}};
   if (argc != 4 || !commands.contains(argv[1])) {
-    std::fputs("usage: perrin_oracle unet|parameters|steps|trajectory|export IN.safetensors OUT\n", stderr);
+    std::fputs(
+        "usage: perrin_oracle unet|parameters|steps|trajectory|metrics|features|import|export IN.safetensors OUT\n",
+        stderr);
     return 2;
   }
   try {

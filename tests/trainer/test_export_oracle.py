@@ -5,7 +5,7 @@ import json
 import pytest
 import safetensors
 import torch
-from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler, UNet2DModel
 
 import oracle
 
@@ -28,6 +28,10 @@ def export(perrin_oracle, tmp_path_factory):
 
 def unet_config(folder):
     return json.loads((folder / "unet" / "config.json").read_text())
+
+
+def model_index(folder):
+    return json.loads((folder / "model_index.json").read_text())
 
 
 def metadata(folder):
@@ -69,18 +73,67 @@ def test_the_pipeline_makes_images(export, name):
 
 
 def test_the_plain_pipeline_refuses_a_network_with_classes(export):
-    """It passes no labels; the network raises instead of drawing from none."""
-    pipeline = DDPMPipeline.from_pretrained(export("adm", oracle.diffusers_network("adm")))
+    """It passes no labels; diffusers asks for the folder's own pipeline instead."""
+    folder = export("adm", oracle.diffusers_network("adm"))
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        DDPMPipeline.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def classes_folder(export):
+    return export("adm", oracle.diffusers_network("adm"))
+
+
+def own_pipeline(folder, scheduler=None):
+    pipeline = DiffusionPipeline.from_pretrained(folder, custom_pipeline="pipeline", trust_remote_code=True)
     pipeline.set_progress_bar_config(disable=True)
+    if scheduler is not None:
+        pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config)
+    return pipeline
+
+
+@torch.no_grad()
+def test_the_folders_pipeline_guides_as_ho_and_salimans(classes_folder):
+    """Against the formula written out: eps = uncond + 2.5 (cond - uncond), the conditional variance, diffusers' own scheduler."""
+    pipeline, labels = own_pipeline(classes_folder), torch.tensor([3, 1])
+    latents = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    images = pipeline(class_labels=labels, guidance_scale=2.5, num_inference_steps=4, latents=latents.clone(), output_type="pt",
+                      generator=torch.Generator().manual_seed(2)).images
+
+    scheduler, generator, x = DDPMScheduler.from_config(pipeline.scheduler.config), torch.Generator().manual_seed(2), latents
+    scheduler.set_timesteps(4)
+    for t in scheduler.timesteps:
+        conditional = pipeline.unet(x, t, class_labels=labels).sample
+        unconditional = pipeline.unet(x, t, class_labels=torch.full_like(labels, 5)).sample
+        eps = unconditional[:, :3] + 2.5 * (conditional[:, :3] - unconditional[:, :3])
+        x = scheduler.step(torch.cat([eps, conditional[:, 3:]], 1), t, x, generator=generator).prev_sample
+    assert (images - (x / 2 + 0.5).clamp(0, 1)).abs().max().item() < 1e-5
+
+
+@pytest.mark.parametrize("scheduler", [None, DDIMScheduler, DPMSolverMultistepScheduler])
+@pytest.mark.parametrize("name", ["adm", "improved"])
+def test_the_folders_pipeline_samples_with_any_scheduler(export, name, scheduler):
+    """A learned variance doubles the channels, which only DDPMScheduler understands."""
+    pipeline = own_pipeline(export(name, oracle.diffusers_network(name)), scheduler)
+    labels = dict(class_labels=[0, 4]) if name == "adm" else dict(batch_size=2)
+    images = pipeline(**labels, num_inference_steps=3, output_type="np").images
+    assert images.shape == (2, 16, 16, 3)
+    assert torch.isfinite(torch.as_tensor(images)).all()
+
+
+def test_the_folders_pipeline_refuses_labels_out_of_range(classes_folder):
+    pipeline = own_pipeline(classes_folder)
+    with pytest.raises(ValueError, match="0 to 5"):
+        pipeline(class_labels=[6])
     with pytest.raises(ValueError, match="class_labels"):
-        pipeline(batch_size=1, num_inference_steps=1)
+        pipeline(batch_size=2)
 
 
 def test_label_dropout_adds_a_null_class_of_zero(export):
     unet = oracle.diffusers_network("adm")
     with_null, without = export("adm", unet), export("adm", unet, model=dict(label_dropout=0.0))
-    assert unet_config(with_null)["num_class_embeds"] == 6 and metadata(with_null)["perrin_null_class"] == "5"
-    assert unet_config(without)["num_class_embeds"] == 5 and "perrin_null_class" not in metadata(without)
+    assert unet_config(with_null)["num_class_embeds"] == 6 and model_index(with_null)["null_class"] == 5
+    assert unet_config(without)["num_class_embeds"] == 5 and model_index(without)["null_class"] is None
     assert unet_config(without)["class_embed_type"] is None
     weight = UNet2DModel.from_pretrained(with_null, subfolder="unet").class_embedding.weight
     assert weight.shape[0] == 6 and not weight[5].any()

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <numbers>
 #include <numeric>
 #include <vector>
@@ -38,20 +39,31 @@ SampleConfig within_schedule(SampleConfig sample, PredictionType prediction, con
   return sample;
 }
 
-/// Images of the given indices, [N, C, H, W] in about [-1, 1]: all noise is keyed by (seed, index, step).
-at::Tensor draw(const UNet& model, const Config& config, const std::shared_ptr<const NoiseSchedule>& schedule,
-                std::span<const std::uint64_t> indices, const data::ImageShape& shape, at::Device device) {
+std::vector<std::uint64_t> consecutive(std::int64_t first, std::int64_t count) {
+  std::vector<std::uint64_t> indices(static_cast<std::size_t>(count));
+  std::iota(indices.begin(), indices.end(), static_cast<std::uint64_t>(first));
+  return indices;
+}
+
+}  // namespace
+
+at::Tensor draw_images(const UNet& model, const Config& config, const std::shared_ptr<const NoiseSchedule>& schedule,
+                       std::span<const std::uint64_t> indices, const data::ImageShape& shape, at::Device device,
+                       const Observer& observe) {
   const auto normals = [&](Purpose purpose, std::int64_t step) {
     const Stream stream{.seed = config.sample.seed, .purpose = purpose, .step = static_cast<std::uint32_t>(step)};
     return keyed_normal(stream, indices, {shape.channels, shape.height, shape.width}).to(device);
   };
   const StepNoise noise = [&](std::int64_t step) { return normals(Purpose::sampling_noise, step); };
   const Denoiser denoiser = sampling_denoiser(model, config, schedule, sampling_labels(config, indices, device));
-  return sample_from(denoiser, *schedule, within_schedule(config.sample, config.diffusion.prediction, *schedule),
+  const Denoiser observed = [&](const at::Tensor& x, const NoiseLevel& level) {
+    Prediction prediction = denoiser(x, level);
+    if (observe) observe(prediction.x0);
+    return prediction;
+  };
+  return sample_from(observed, *schedule, within_schedule(config.sample, config.diffusion.prediction, *schedule),
                      config.diffusion.variance_type, normals(Purpose::sampling_start, 0), noise);
 }
-
-}  // namespace
 
 std::optional<at::Tensor> sample_images(const UNet& model, const Config& config, const data::ImageShape& shape,
                                         comm::Communicator& control, at::Device device, const Interrupt& interrupt) {
@@ -66,9 +78,8 @@ std::optional<at::Tensor> sample_images(const UNet& model, const Config& config,
     const std::int64_t batch = round * control.size() + control.rank();
     if (batch >= batches) continue;
     const std::int64_t first = batch * size, count = std::min(size, images - first);
-    std::vector<std::uint64_t> indices(static_cast<std::size_t>(count));
-    std::iota(indices.begin(), indices.end(), static_cast<std::uint64_t>(first));
-    pixels.narrow(0, first, count).copy_(to_pixels(draw(model, config, schedule, indices, shape, device)));
+    pixels.narrow(0, first, count)
+        .copy_(to_pixels(draw_images(model, config, schedule, consecutive(first, count), shape, device)));
   }
   // Every image is zero on all ranks but the one that drew it, so the largest value is the image.
   control
@@ -76,6 +87,23 @@ std::optional<at::Tensor> sample_images(const UNet& model, const Config& config,
                   comm::ReduceOp::max)
       .wait(kLongWork);  // ranks may have one batch more or less
   return pixels;
+}
+
+at::Tensor sample_progression(const UNet& model, const Config& config, const data::ImageShape& shape, at::Device device,
+                              std::int64_t images, std::int64_t pictures) {
+  const at::NoGradGuard no_grad;
+  const auto schedule = std::make_shared<const NoiseSchedule>(config.diffusion);
+  // The whole first batch, so that the last picture is the image of the grid to the bit.
+  const std::int64_t batch = std::min(config.sample.rows * config.sample.columns, config.sample.batch_size);
+  std::vector<at::Tensor> states;
+  const Observer observe = [&](const at::Tensor& x0) { states.push_back(to_pixels(x0.narrow(0, 0, images))); };
+  const at::Tensor drawn = draw_images(model, config, schedule, consecutive(0, batch), shape, device, observe);
+  std::vector<at::Tensor> chosen;
+  const auto evaluations = static_cast<std::int64_t>(states.size());
+  for (std::int64_t i = 0; i + 1 < pictures; ++i)
+    chosen.push_back(states[static_cast<std::size_t>(i * evaluations / (pictures - 1))]);
+  chosen.push_back(to_pixels(drawn.narrow(0, 0, images)));
+  return at::stack(chosen, 1).flatten(0, 1);
 }
 
 }  // namespace perrin::trainer

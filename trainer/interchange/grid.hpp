@@ -13,4 +13,7 @@ namespace perrin::trainer {
 /// @throws std::invalid_argument otherwise
 Picture make_grid(const at::Tensor& images, std::int64_t rows, std::int64_t columns);
 
+/// One image without a border. @param image  [C, H, W], else as above
+Picture make_picture(const at::Tensor& image);
+
 }  // namespace perrin::trainer

@@ -3,15 +3,19 @@
 #include <ATen/ATen.h>
 #include <zip.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <stdexcept>
 #include <vector>
 
 #include "data/data_error.hpp"
 #include "data/file.hpp"
+#include "data/source/npz.hpp"
+#include "data/source/zip_archive.hpp"
 
 namespace perrin::trainer {
 namespace {
@@ -61,6 +65,14 @@ std::string npy_bytes(const std::string& name, const at::Tensor& array) {
   bytes += header;
   bytes.append(static_cast<const char*>(data.const_data_ptr()), data.nbytes());
   return bytes;
+}
+
+at::ScalarType tensor_type(const std::filesystem::path& path, const data::NpzArray& array) {
+  for (const auto& [name, type] :
+       {std::pair{"<f8", at::kDouble}, {"<f4", at::kFloat}, {"<i8", at::kLong}, {"|u1", at::kByte}})
+    if (array.type == name) return type;
+  throw data::DataError(path, "holds '" + array.name + "' of type " + array.type +
+                                  "; float64, float32, int64 and uint8 are read: save it again as one of them");
 }
 
 struct Discard {
@@ -132,6 +144,22 @@ void write_npz(const std::filesystem::path& path, const std::map<std::string, at
   ZipInMemory archive(path);
   for (std::size_t i = 0; const auto& [name, array] : arrays) archive.add(name + ".npy", entries[i++]);
   data::write_file_durably(path, archive.finish());
+}
+
+std::map<std::string, at::Tensor> read_npz(const std::filesystem::path& path, std::span<const std::string> names) {
+  const data::ZipArchive archive(path);
+  if (!data::is_npz(archive)) throw data::DataError(path, "is no file of numpy.savez");
+  std::map<std::string, at::Tensor> arrays;
+  for (const data::ZipMember& member : archive.members()) {
+    const std::string name = std::filesystem::path(member.name).replace_extension().string();
+    if (std::find(names.begin(), names.end(), name) == names.end()) continue;
+    const data::NpzContents contents = data::read_npz_array(archive, name);
+    const std::vector<std::int64_t> shape(contents.array.shape.begin(), contents.array.shape.end());
+    at::Tensor array = at::empty(shape, tensor_type(path, contents.array));
+    if (!contents.bytes.empty()) std::memcpy(array.mutable_data_ptr(), contents.bytes.data(), contents.bytes.size());
+    arrays.emplace(name, std::move(array));
+  }
+  return arrays;
 }
 
 }  // namespace perrin::trainer

@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <map>
+#include <span>
 #include <string>
 
 namespace perrin::trainer {
@@ -15,5 +16,10 @@ namespace perrin::trainer {
 /// @throws std::invalid_argument for another type, no array, or an empty name; data::DataError when the file cannot be
 /// written
 void write_npz(const std::filesystem::path& path, const std::map<std::string, at::Tensor>& arrays);
+
+/// Those of the named arrays that a file of numpy.savez or savez_compressed holds.
+/// @throws data::DataError for a file that is missing, damaged or none, and for a named array of another type than
+/// float64, float32, int64 and uint8
+std::map<std::string, at::Tensor> read_npz(const std::filesystem::path& path, std::span<const std::string> names);
 
 }  // namespace perrin::trainer

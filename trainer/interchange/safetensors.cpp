@@ -57,7 +57,10 @@ WrittenFile write_safetensors(const std::filesystem::path& path, const std::map<
 }
 
 std::map<std::string, at::Tensor> read_safetensors(const std::filesystem::path& path) {
-  const SafetensorsFile file = SafetensorsFile::read(path);
+  return tensors_of(SafetensorsFile::read(path));
+}
+
+std::map<std::string, at::Tensor> tensors_of(const SafetensorsFile& file) {
   std::map<std::string, at::Tensor> tensors;
   for (const auto& [name, view] : file.tensors()) {
     at::Tensor tensor = at::empty(view.shape, tensor_type(view.type));

@@ -18,6 +18,9 @@ namespace perrin::trainer {
 WrittenFile write_safetensors(const std::filesystem::path& path, const std::map<std::string, at::Tensor>& tensors,
                               const std::map<std::string, std::string>& metadata = {});
 
+/// Copies of what a file holds: contiguous tensors on the CPU, by name.
+std::map<std::string, at::Tensor> tensors_of(const SafetensorsFile& file);
+
 /// Reads and checks a file completely. @return contiguous tensors on the CPU that own their memory, by name
 /// @throws data::DataError naming the file, the tensor and what is wrong
 std::map<std::string, at::Tensor> read_safetensors(const std::filesystem::path& path);

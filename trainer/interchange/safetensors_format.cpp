@@ -204,8 +204,12 @@ WrittenFile write_safetensors(const std::filesystem::path& path, std::span<const
 }
 
 SafetensorsFile SafetensorsFile::read(const std::filesystem::path& path) {
+  return from_bytes(data::read_file(path), path);
+}
+
+SafetensorsFile SafetensorsFile::from_bytes(std::vector<std::byte> bytes, const std::filesystem::path& path) {
   SafetensorsFile file;
-  file.contents_ = data::read_file(path);
+  file.contents_ = std::move(bytes);
   const std::span<const std::byte> contents(file.contents_);
   std::uint64_t length = 0;
   if (contents.size() < kLengthBytes) {

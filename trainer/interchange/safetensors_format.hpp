@@ -55,6 +55,9 @@ class SafetensorsFile {
  public:
   /// @throws data::DataError naming the file, the tensor and what is wrong
   static SafetensorsFile read(const std::filesystem::path& path);
+  /// The same of contents that are in memory already, as those of a file that the program carries.
+  /// @param name  what errors call them
+  static SafetensorsFile from_bytes(std::vector<std::byte> contents, const std::filesystem::path& name);
 
   /// Views into this object, by name.
   const std::map<std::string, TensorView>& tensors() const& { return tensors_; }

@@ -19,6 +19,7 @@ enum class Purpose : std::uint8_t {
   evaluation_noise = 7,  ///< eps of a held-out image
   label_dropout = 8,     ///< whether a training position loses its label
   bound_noise = 9,       ///< eps of a held-out image at one timestep, its step, for the variational bound
+  subset = 10,           ///< which images of an evaluation go into a random subset
 };
 
 /// One family of random numbers: everything of a key except the sample and the element.

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "comm/device.hpp"
@@ -172,13 +173,32 @@ struct RecoveryConfig {
   std::int64_t most_rollbacks = 3;  ///< returns to the last checkpoint before the run ends
 };
 
-/// Held-out loss: fixed images, timesteps and noise, so that two runs compare.
+/// Held-out loss: fixed images, timesteps and noise, so that two runs compare. And scores of samples that [sample]
+/// draws.
 struct EvaluateConfig {
   std::int64_t images = 2048;  ///< at most; the first of the held-out dataset
   std::int64_t batch_size = 64;
+  std::int64_t samples = 0;           ///< drawn and scored; 0: none
+  std::int64_t samples_every = 0;     ///< steps; 0: only at the end
+  std::string reference;              ///< what samples are compared with, dataset or statistics; empty: data.train
+  std::string extractor = "builtin";  ///< or a TorchScript file
+  std::string extractor_sha256;       ///< of that file
 };
 
 enum class Sampler { ancestral, ddim, dpm_solver, heun };
+constexpr std::string_view name_of(Sampler sampler) noexcept {
+  switch (sampler) {
+    case Sampler::ancestral:
+      return "ancestral";
+    case Sampler::ddim:
+      return "ddim";
+    case Sampler::dpm_solver:
+      return "dpm++2m";
+    case Sampler::heun:
+      return "heun";
+  }
+  return "";
+}
 /// Which timesteps a sampler of fewer steps visits.
 enum class Spacing { automatic, leading, linspace, trailing, quad, log_snr };
 enum class ClipX0 { none, fixed, dynamic };

@@ -20,6 +20,7 @@
 #include "trainer/checkpoint/checkpoint_name.hpp"
 #include "trainer/checkpoint/incarnation.hpp"
 #include "trainer/checkpoint/resume.hpp"
+#include "trainer/evaluate/sample_scorer.hpp"
 #include "trainer/model/architecture.hpp"
 #include "trainer/precision.hpp"
 #include "trainer/run_error.hpp"
@@ -115,6 +116,10 @@ TrainOutcome train(const Config& config, const std::string& resolved_config, com
   require_same_on_all_ranks(world.control(), train_set.fingerprint() + (heldout ? heldout->fingerprint() : ""),
                             "the datasets");
 
+  std::optional<SampleScorer> scorer;
+  if (config.evaluate.samples > 0)
+    scorer.emplace(config, resolved_config, train_set.shape(), paths.evaluation(), device);
+
   const at::ScalarType compute = common_compute_type(config.train.precision, world, device);
   const CheckpointOrigin origin{.config = resolved_config,
                                 .dataset_fingerprint = train_set.fingerprint(),
@@ -135,7 +140,8 @@ TrainOutcome train(const Config& config, const std::string& resolved_config, com
       leave_out_stretch(config, *diverged, state.progress);
       incarnation.advance(world.control());
     }
-    if (state.progress.step >= config.train.steps) {
+    const bool unscored = scorer && !std::filesystem::exists(paths.completed());  // stopped after the last step
+    if (state.progress.step >= config.train.steps && !unscored) {
       if (world.is_root()) mark_completed(paths, state.progress.step);
       return {StopReason::finished, state.progress.step, resumed->checkpoint};
     }
@@ -174,6 +180,7 @@ TrainOutcome train(const Config& config, const std::string& resolved_config, com
                        .world = world,
                        .train = train_set,
                        .heldout = heldout ? &*heldout : nullptr,
+                       .scorer = scorer ? &*scorer : nullptr,
                        .device = device,
                        .options = loop_options,
                        .incarnation = incarnation,

@@ -13,6 +13,7 @@
 
 #include "data/data_error.hpp"
 #include "trainer/checkpoint/checkpoint_name.hpp"
+#include "trainer/checkpoint/stored_model.hpp"
 #include "trainer/deadlines.hpp"
 #include "trainer/evaluate/heldout_loss.hpp"
 #include "trainer/evaluate/sample_images.hpp"
@@ -97,6 +98,7 @@ TrainingLoop::TrainingLoop(Surroundings surroundings, TrainingState& state, std:
 
 std::optional<TrainOutcome> TrainingLoop::run() {
   const Config& config = in_.config;
+  if (scores_due()) score();
   while (state_.progress.step < config.train.steps && !leaving()) {
     if (trace_) trace_begins_or_ends();
     step();
@@ -108,14 +110,17 @@ std::optional<TrainOutcome> TrainingLoop::run() {
     if (due(config.train.log_every)) report();
     if (due(config.train.evaluate_every) && !stopping()) evaluate();
     if (config.ema.snapshot_every > 0 && state_.progress.step % config.ema.snapshot_every == 0) snapshot();
-    checkpoint_due_ = checkpoint_due_ || schedule_.due_by_step(state_.progress.step) || votes_.any(Vote::checkpoint);
+    const bool scoring = scores_due() && !stopping();
+    checkpoint_due_ =
+        checkpoint_due_ || scoring || schedule_.due_by_step(state_.progress.step) || votes_.any(Vote::checkpoint);
     if (checkpoint_due_ && !skipping()) checkpoint();
     if (due(config.train.sample_every) && !stopping())
       sample();  // after the checkpoint: a picture that fails costs no work
+    if (scoring) score();
   }
   if (trace_) trace_begins_or_ends();
   if (last_step() || save_on_stop_) checkpoint_now();
-  const StopReason reason = last_step()                ? StopReason::finished
+  const StopReason reason = last_step() && !unscored_  ? StopReason::finished
                             : votes_.any(Vote::budget) ? StopReason::time_budget
                                                        : StopReason::notice;
   return TrainOutcome{reason, state_.progress.step,
@@ -333,7 +338,7 @@ void TrainingLoop::evaluate() {
   in_.world.enter(comm::Phase::evaluation, kLongWork);
   clock_.enter(Activity::evaluation);
   const auto begun = Clock::now();
-  const auto measured = evaluate_heldout(predictor(), in_.config, process_, *in_.heldout, in_.world.control(),
+  const auto measured = evaluate_heldout(predictor(average()), in_.config, process_, *in_.heldout, in_.world.control(),
                                          in_.device, [this] { return interrupted(); });
   if (!measured) return;
   const HeldoutLoss& heldout = *measured;
@@ -356,8 +361,8 @@ void TrainingLoop::sample() {
   in_.world.enter(comm::Phase::sampling, kLongWork);
   clock_.enter(Activity::sampling);
   const auto begun = Clock::now();
-  const auto images = sample_images(predictor(), in_.config, in_.train.shape(), in_.world.control(), in_.device,
-                                    [this] { return interrupted(); });
+  const auto images = sample_images(predictor(average()), in_.config, in_.train.shape(), in_.world.control(),
+                                    in_.device, [this] { return interrupted(); });
   if (!metrics_ || !images) return;
   const auto path = paths_.sample_grid(state_.progress.step);
   progress_->interrupt();
@@ -369,6 +374,48 @@ void TrainingLoop::sample() {
   }
   spdlog::info("samples of {} weights: {} ({:.1f} s)", predictor_name(), path.string(),
                seconds_between(begun, Clock::now()));
+}
+
+bool TrainingLoop::scores_due() const {
+  return in_.scorer != nullptr && state_.progress.step > 0 && due(in_.config.evaluate.samples_every);
+}
+
+void TrainingLoop::score() {
+  in_.world.enter(comm::Phase::sampling, kLongWork);
+  clock_.enter(Activity::sampling);
+  note(writer_.finish());
+  const auto begun = Clock::now();
+  const at::Tensor flat = average();
+  const ScoredWeights weights{predictor_name(), sha256_of(state_.arena.named(flat)), state_.progress.step};
+  // A start that goes on from this step may find them scored, and the row cut off with what came after the checkpoint.
+  auto report = metrics_ ? in_.scorer->kept(weights) : std::nullopt;
+  const bool scored = in_.world.control().all_reduce_value(std::int64_t{report.has_value()}, comm::ReduceOp::max) > 0;
+  if (!scored) {
+    const Narrator narrate = [this](const std::string& line) {
+      progress_->interrupt();
+      spdlog::info("{}", line);
+    };
+    const auto samples = in_.scorer->draw(predictor(flat), weights, in_.world.control(), /*keep_images=*/false, narrate,
+                                          [this] { return interrupted(); });
+    unscored_ = !samples;
+    stop_ = stop_ || unscored_;
+    if (!metrics_ || !samples) return;
+    try {
+      const SampleScores scores = in_.scorer->scores(*samples, Thoroughness::quick);
+      const double seconds = seconds_between(begun, Clock::now());
+      narrate(fmt::format("{} at step {} with {} weights ({:.1f} s)", summary(scores), weights.step, weights.name,
+                          seconds));
+      report = in_.scorer->report(scores, weights);
+      (*report)["seconds"] = seconds;
+      in_.scorer->keep(*report, weights);
+    } catch (const std::runtime_error& error) {  // a full disk, say, as for a picture
+      narrate(fmt::format("the score of step {} is lost: {}", weights.step, error.what()));
+    }
+  }
+  if (!metrics_ || !report) return;
+  nlohmann::json row = {{"kind", "samples"}};
+  row.update(*report);
+  metrics_->write(row);
 }
 
 CheckpointWriter::Order TrainingLoop::order(std::filesystem::path parent) {
@@ -430,9 +477,10 @@ void TrainingLoop::checkpoint_now() {
   in_.world.control().barrier().wait(kLongWork);  // no rank leaves before it is published
 }
 
-UNet TrainingLoop::predictor() const {
-  return UNet(step_.network(), in_.train.shape(), state_.arena.frozen(step_.shards().materialise(state_.arena.ema(0))),
-              state_.arena.layout().memory_format());
+at::Tensor TrainingLoop::average() const { return step_.shards().materialise(state_.arena.ema(0)); }
+
+UNet TrainingLoop::predictor(const at::Tensor& flat) const {
+  return UNet(step_.network(), in_.train.shape(), state_.arena.frozen(flat), state_.arena.layout().memory_format());
 }
 
 std::string TrainingLoop::predictor_name() const { return fmt::format("EMA {}", in_.config.ema.decays.front()); }

@@ -20,6 +20,7 @@
 #include "trainer/checkpoint/training_state.hpp"
 #include "trainer/config.hpp"
 #include "trainer/diffusion/process.hpp"
+#include "trainer/evaluate/sample_scorer.hpp"
 #include "trainer/loss_spikes.hpp"
 #include "trainer/model/unet.hpp"
 #include "trainer/resident_images.hpp"
@@ -47,6 +48,7 @@ class TrainingLoop {
     comm::World& world;
     const data::Dataset& train;
     const data::Dataset* heldout;  ///< null: no held-out loss
+    SampleScorer* scorer;          ///< null: samples are not scored
     at::Device device;
     const TrainOptions& options;
     const Incarnation& incarnation;
@@ -94,6 +96,9 @@ class TrainingLoop {
   nlohmann::json report_ranks();
   void evaluate();
   void sample();
+  bool scores_due() const;
+  /// Of samples, after the checkpoint of the step: a start that was stopped or killed meanwhile goes on with them.
+  void score();
   void checkpoint();
   /// Of the power-function averages, before the checkpoint of the same step: a resume from there would not come by here
   /// again.
@@ -105,9 +110,9 @@ class TrainingLoop {
   bool skipping() const { return skipped_in_a_row_ > 0; }
   /// Asked to stop, at a step that may be kept or need not be.
   bool leaving() const { return stop_ && !(save_on_stop_ && skipping()); }
-  /// The network over the first EMA; shares its memory, or where it is sharded holds a whole one of its own.
-  /// Collective.
-  UNet predictor() const;
+  /// The first EMA, [layout.size()]; shares its memory, or where it is sharded is a whole one of its own. Collective.
+  at::Tensor average() const;
+  UNet predictor(const at::Tensor& flat) const;
   std::string predictor_name() const;
 
   Surroundings in_;
@@ -130,6 +135,7 @@ class TrainingLoop {
   Votes votes_;               // of all ranks, on the step that is over
   bool stop_ = false;         // after this step
   bool save_on_stop_ = true;  // false: there is no time for it
+  bool unscored_ = false;     // stopped while samples were scored
   bool diverged_ = false;
   bool checkpoint_due_ = false;  // as soon as an update is not skipped
   std::int64_t skipped_in_a_row_ = 0;

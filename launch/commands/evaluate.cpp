@@ -32,6 +32,9 @@ struct EvaluateArguments {
   std::int64_t steps = 0;
   std::string clip = "static";
   std::string cdf = "tanh";
+  std::string samples;  ///< as the keys of [evaluate] are given
+  std::string reference;
+  ExtractorArguments extractor;
   SampleScoreArguments scores;
   std::vector<Override> overrides;  ///< --sample.key=value
   bool json = false;
@@ -46,7 +49,14 @@ std::vector<Override> overrides_of(const EvaluateArguments& arguments) {
   }
   if (!overrides.empty() && arguments.metric != "samples")
     throw UsageError("--" + overrides.front().name + " says how samples are drawn, and --samples N draws none yet");
-  if (!arguments.images.empty()) overrides.push_back({"evaluate.images", arguments.images});
+  const auto add = [&](const char* key, const std::string& value) {
+    if (!value.empty()) overrides.push_back({key, value});
+  };
+  add("evaluate.images", arguments.images);
+  add("evaluate.samples", arguments.samples);
+  add("evaluate.reference", arguments.reference);
+  add("evaluate.extractor", arguments.extractor.extractor);
+  add("evaluate.extractor_sha256", arguments.extractor.sha256);
   return overrides;
 }
 
@@ -229,15 +239,15 @@ Command evaluate_command(CLI::App& program, const std::vector<Override>& overrid
          "them (default: evaluation/ of the run)")
       ->type_name("DIR");
   app->add_option(
-         "--samples", arguments->scores.samples,
+         "--samples", arguments->samples,
          "Instead of a loss: draw so many samples, as [sample] of the run says, and compare their features with "
          "the reference's")
       ->check(CLI::Range(1, 100'000'000).description(""))
       ->type_name("N");
-  app->add_option("--reference", arguments->scores.reference,
-                  "samples: a dataset, or statistics of `perrin stats` (default: data.train of the run)")
+  app->add_option("--reference", arguments->reference,
+                  "samples: a dataset, or statistics of `perrin stats` (default: evaluate.reference of the run)")
       ->type_name("DIR|FILE.npz");
-  add_extractor_options(*app, arguments->scores.extractor);
+  add_extractor_options(*app, arguments->extractor, "evaluate.extractor of the run");
   app->add_option("--save-samples", arguments->scores.save,
                   "samples: also keep them, as guided-diffusion's evaluator reads them or as a folder of PNG files")
       ->type_name("FILE.npz|DIR");

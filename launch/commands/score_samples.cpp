@@ -9,31 +9,18 @@
 #include <numeric>
 #include <vector>
 
-#include "data/file.hpp"
-#include "data/sha256.hpp"
-#include "launch/config/key_table.hpp"
 #include "launch/config/resolved.hpp"
 #include "launch/usage_error.hpp"
 #include "launch/writable_folder.hpp"
-#include "trainer/evaluate/feature_extractor.hpp"
+#include "trainer/checkpoint/stored_model.hpp"
 #include "trainer/evaluate/model_denoiser.hpp"
-#include "trainer/evaluate/reference_statistics.hpp"
-#include "trainer/evaluate/sample_scores.hpp"
+#include "trainer/evaluate/sample_scorer.hpp"
 #include "trainer/interchange/npz.hpp"
 #include "trainer/interchange/png.hpp"
 #include "trainer/run_folder.hpp"
 
 namespace perrin::launch {
 namespace {
-
-std::string sha256_of(const std::map<std::string, at::Tensor>& weights) {
-  data::Sha256 hash;
-  for (const auto& [name, weight] : weights) {
-    const at::Tensor values = weight.contiguous();
-    hash.update(name).update({static_cast<const std::byte*>(values.const_data_ptr()), values.nbytes()});
-  }
-  return hash.hex();
-}
 
 bool is_archive(const std::filesystem::path& path) { return path.extension() == ".npz"; }
 
@@ -64,30 +51,15 @@ std::filesystem::path output_of(const StoredRun& run, const SampleScoreArguments
   return trainer::RunPaths(run.checkpoint.parent_path().parent_path()).evaluation();
 }
 
-nlohmann::ordered_json report_of(const StoredRun& run, const Predictor& predictor, const std::string& weights_sha256,
-                                 const trainer::SampleScores& scores) {
-  const trainer::SampleConfig& sample = run.config.sample;
-  nlohmann::ordered_json report = {{"checkpoint", run.checkpoint.string()},
-                                   {"step", run.manifest.progress.step},
-                                   {"weights", predictor.stored.weights_name},
-                                   {"weights_sha256", weights_sha256},
-                                   {"sampler", std::get<std::string>(find_key("sample.sampler")->get(run.config))},
-                                   {"steps", sample.steps == 0 ? run.config.diffusion.timesteps : sample.steps},
-                                   {"guidance", sample.guidance},
-                                   {"seed", sample.seed}};
-  report.update(trainer::to_json(scores));
-  return report;
-}
-
 }  // namespace
 
-void add_extractor_options(CLI::App& app, ExtractorArguments& arguments) {
+void add_extractor_options(CLI::App& app, ExtractorArguments& arguments, const std::string& otherwise) {
   app.add_option(
          "--extractor", arguments.extractor,
          "Network whose features are compared: the built-in one, meaningful for Fashion-MNIST, or a TorchScript "
-         "file")
-      ->type_name("builtin|FILE")
-      ->capture_default_str();
+         "file (default: " +
+             otherwise + ")")
+      ->type_name("builtin|FILE");
   app.add_option("--extractor-sha256", arguments.sha256,
                  "SHA-256 of that file: it is code, and runs only under its hash")
       ->type_name("HEX");
@@ -104,37 +76,23 @@ void require_new_output(const SampleScoreArguments& arguments) {
 
 void score_samples(const StoredRun& run, const Predictor& predictor, const SampleScoreArguments& arguments,
                    comm::World& world, at::Device device, const trainer::Narrator& narrate, bool json) {
-  const data::ImageShape& shape = run.manifest.origin.image_shape;
   const std::filesystem::path output = output_of(run, arguments);
   if (world.is_root()) make_writable_folder(output);
-  const auto extractor = trainer::open_extractor(arguments.extractor.extractor, arguments.extractor.sha256, device);
-  const auto dimension =
-      extractor->extract(at::zeros({1, shape.channels, shape.height, shape.width}, at::kByte)).features.size(1);
-  trainer::require_enough_samples(arguments.samples, dimension);
-
-  const std::filesystem::path reference_path =
-      arguments.reference.empty() ? std::filesystem::path(run.config.data.train) : arguments.reference;
-  const auto reference = trainer::reference_at(reference_path, output, shape, *extractor, world.control(), narrate);
-  const std::string weights_sha256 = sha256_of(predictor.stored.weights);
-  const std::string key = resolved_toml(run.config) + "\nweights " + weights_sha256;
-  const trainer::SampleRequest request{
-      .samples = arguments.samples,
-      .journal = output / fmt::format("samples-{}.part", data::sha256_hex(key).substr(0, 16)),
-      .key = key,
-      .keep_images = !arguments.save.empty()};
-  const auto samples = trainer::sample_features(predictor.model, run.config, shape, *extractor, request,
-                                                world.control(), device, narrate);
+  trainer::SampleScorer scorer(run.config, resolved_toml(run.config), run.manifest.origin.image_shape, output, device);
+  const trainer::ScoredWeights weights{predictor.stored.weights_name, trainer::sha256_of(predictor.stored.weights),
+                                       run.manifest.progress.step};
+  const auto samples =
+      scorer.draw(predictor.model, weights, world.control(), /*keep_images=*/!arguments.save.empty(), narrate);
   if (!world.is_root()) return;
 
-  const trainer::SampleScores scores =
-      trainer::score_samples(*samples, *reference, extractor->identity(), trainer::Thoroughness::thorough);
-  const nlohmann::ordered_json report = report_of(run, predictor, weights_sha256, scores);
+  const trainer::SampleScores scores = scorer.scores(*samples, trainer::Thoroughness::thorough);
+  nlohmann::ordered_json report = {{"checkpoint", run.checkpoint.string()}};
+  report.update(scorer.report(scores, weights));
   if (json)
     fmt::print("{}\n", report.dump(2));
   else
-    fmt::print("{} ({}, step {}, {} in {} steps)\n", trainer::summary(scores), predictor.stored.weights_name,
-               run.manifest.progress.step, report.at("sampler").get<std::string>(),
-               report.at("steps").get<std::int64_t>());
+    fmt::print("{} ({}, step {}, {} in {} steps)\n", trainer::summary(scores), weights.name, weights.step,
+               report.at("sampler").get<std::string>(), report.at("steps").get<std::int64_t>());
   std::fflush(stdout);  // hours of work are said before a disk can refuse them
   if (!arguments.save.empty()) {
     if (is_archive(arguments.save))
@@ -142,9 +100,7 @@ void score_samples(const StoredRun& run, const Predictor& predictor, const Sampl
     else
       save_pictures(arguments.save, samples->images);
   }
-  data::write_file_durably(output / fmt::format("samples-step-{:08}.json", run.manifest.progress.step),
-                           report.dump(2) + "\n");
-  std::filesystem::remove(request.journal);
+  scorer.keep(report, weights);
 }
 
 }  // namespace perrin::launch

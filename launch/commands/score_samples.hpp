@@ -15,18 +15,15 @@ namespace perrin::launch {
 
 /// Which network sees images.
 struct ExtractorArguments {
-  std::string extractor = "builtin";
+  std::string extractor;
   std::string sha256;
 };
 
-/// Adds --extractor and --extractor-sha256.
-void add_extractor_options(CLI::App& app, ExtractorArguments& arguments);
+/// Adds --extractor and --extractor-sha256. @param otherwise  what is taken without them, in words
+void add_extractor_options(CLI::App& app, ExtractorArguments& arguments, const std::string& otherwise);
 
-/// What `perrin evaluate` is told of samples.
+/// What `perrin evaluate` does with samples, beside what [evaluate] of the run says.
 struct SampleScoreArguments {
-  std::int64_t samples = 0;
-  std::filesystem::path reference;  ///< empty: data.train of the run
-  ExtractorArguments extractor;
   std::filesystem::path save;    ///< an .npz or a folder; empty: samples are not kept
   std::filesystem::path output;  ///< folder; empty: evaluation/ of the run
 };

@@ -19,7 +19,7 @@ namespace {
 
 struct StatsArguments {
   std::filesystem::path dataset, output;
-  ExtractorArguments extractor;
+  ExtractorArguments extractor{.extractor = "builtin", .sha256 = {}};
   DeviceOptions device;
 };
 
@@ -51,7 +51,7 @@ Command stats_command(CLI::App& program) {
   app->add_option("--output", arguments->output, "New file: mu and sigma as guided-diffusion, EDM and pytorch-fid read")
       ->required()
       ->type_name("FILE.npz");
-  add_extractor_options(*app, arguments->extractor);
+  add_extractor_options(*app, arguments->extractor, "builtin");
   add_device_options(*app, arguments->device, "Where features are computed");
   app->footer(
       "Every image, not mirrored; ranks share the work, with the same result on any number of them.\n"

@@ -174,12 +174,18 @@ void check_sample(const trainer::Config& config, const PlaceOf& place_of) {
   }
 }
 
+void check_evaluate(const trainer::EvaluateConfig& evaluate, const PlaceOf& place_of) {
+  if (evaluate.samples_every > 0 && evaluate.samples == 0)
+    refuse(place_of, "evaluate.samples_every", "is given, but evaluate.samples = 0 draws none; say how many");
+}
+
 }  // namespace
 
 void check_consistency(const trainer::Config& config, const PlaceOf& place_of) {
   check_model(config.model, place_of);
   check_diffusion(config.diffusion, place_of);
   check_objective(config, place_of);
+  check_evaluate(config.evaluate, place_of);
   check_sample(config, place_of);
   check_distributed(config, place_of);
   if (config.train.micro_batch > config.train.batch_size) {

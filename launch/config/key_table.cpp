@@ -32,6 +32,14 @@ constexpr KeyType type_of() {
   if constexpr (std::is_same_v<Type, std::vector<double>>) return KeyType::numbers;
 }
 
+/// Choices by the names that they have everywhere.
+template <class Enum>
+std::vector<std::pair<std::string, Enum>> named(std::initializer_list<Enum> choices) {
+  std::vector<std::pair<std::string, Enum>> names;
+  for (const Enum choice : choices) names.emplace_back(name_of(choice), choice);
+  return names;
+}
+
 /// A key under construction; the calls below read as the columns of the table.
 class Entry {
  public:
@@ -409,15 +417,31 @@ void add_evaluate(std::vector<Key>& keys) {
                        "Images in one forward pass of the held-out loss.")
                      .in(at_least(1))
                      .changeable());
+  keys.push_back(Entry("evaluate.samples", &Config::evaluate, &EvaluateConfig::samples,
+                       "Samples that are drawn as [sample] says and scored against evaluate.reference; 0: none.")
+                     .in(at_least(0))
+                     .changeable());
+  keys.push_back(Entry("evaluate.samples_every", &Config::evaluate, &EvaluateConfig::samples_every,
+                       "Steps between such scores; 0: only at the end.")
+                     .in(at_least(0))
+                     .changeable());
+  keys.push_back(Entry("evaluate.reference", &Config::evaluate, &EvaluateConfig::reference,
+                       "What samples are compared with: a dataset, or statistics that `perrin stats` made; empty: "
+                       "data.train.")
+                     .changeable());
+  keys.push_back(Entry("evaluate.extractor", &Config::evaluate, &EvaluateConfig::extractor,
+                       "Network whose features are compared: builtin, meaningful for Fashion-MNIST, or a TorchScript "
+                       "file.")
+                     .changeable());
+  keys.push_back(Entry("evaluate.extractor_sha256", &Config::evaluate, &EvaluateConfig::extractor_sha256,
+                       "SHA-256 of that file, which is code and runs only under its hash.")
+                     .changeable());
 }
 
 void add_sample(std::vector<Key>& keys) {
   keys.push_back(
       Entry("sample.sampler", &Config::sample, &SampleConfig::sampler,
-            {{"ancestral", Sampler::ancestral},
-             {"ddim", Sampler::ddim},
-             {"dpm++2m", Sampler::dpm_solver},
-             {"heun", Sampler::heun}},
+            named({Sampler::ancestral, Sampler::ddim, Sampler::dpm_solver, Sampler::heun}),
             "ancestral (Ho et al. 2020), ddim (Song et al. 2021), dpm++2m (Lu et al. 2022) or heun (Karras et "
             "al. 2022).")
           .changeable());
@@ -590,7 +614,8 @@ const std::vector<Section>& section_table() {
       {"ema", "Exponential moving averages of the weights."},
       {"checkpoint", "Checkpoints."},
       {"recovery", "When the numbers of a run go wrong."},
-      {"evaluate", "The held-out loss: fixed images, timesteps and noise, so that runs compare."},
+      {"evaluate",
+       "The held-out loss: fixed images, timesteps and noise, so that runs compare. And scores of samples."},
       {"sample", "Sample grids."},
       {"distributed", "Devices and communication."},
   };

@@ -110,6 +110,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadText{"RangeOfListEntry", "[ema]\ndecays = [0.9, 1.5]\n",
                 "'ema.decays' must be at least 0 and below 1, got 1.5"},
         BadText{"EmptyList", "[ema]\ndecays = []\n", "'ema.decays' must not be empty"},
+        BadText{"ScoresWithoutSamples", "[evaluate]\nsamples_every = 100\n",
+                "evaluate.samples = 0 draws none; say how many"},
         BadText{"EmptyText", "[run]\ndirectory = \"\"\n", "'run.directory' must not be empty"},
         BadText{"ControlCharacter", "[run]\ndirectory = \"a\\nb\"\n", "'run.directory' holds a control character"},
         BadText{"StepsBeyondTheRandomKey", "[train]\nsteps = 16777217\n", "must be at least 1 and at most 16777216"},

@@ -68,6 +68,7 @@ trainer::Config with_another_value(const Key& key) {
   if (key.name == "diffusion.zero_terminal_snr") config.diffusion.prediction = trainer::PredictionType::v;
   if (key.name == "sample.guidance_sigma_min") config.sample.guidance_sigma_max = 10;
   if (key.name == "ema.snapshot_every") config.ema.power_sigmas = {0.1};
+  if (key.name == "evaluate.samples_every") config.evaluate.samples = 1000;
   key.set(config, another_value(key));
   return config;
 }
@@ -184,6 +185,11 @@ TEST(Resume, EveryKeyIsEitherFreeOrRefusedWithBothValues) {
                                       "recovery.loss_z_score",
                                       "recovery.most_rollbacks",
                                       "evaluate.batch_size",
+                                      "evaluate.samples",
+                                      "evaluate.samples_every",
+                                      "evaluate.reference",
+                                      "evaluate.extractor",
+                                      "evaluate.extractor_sha256",
                                       "ema.snapshot_every",
                                       "sample.sampler",
                                       "sample.steps",

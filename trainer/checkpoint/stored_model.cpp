@@ -27,15 +27,16 @@ std::string name_in(const fs::path& checkpoint, const CheckpointManifest& manife
   }
 }
 
-/// Of names and values, whatever files they are in.
-std::string hash_of(const std::map<std::string, at::Tensor>& tensors) {
+}  // namespace
+
+std::string sha256_of(const std::map<std::string, at::Tensor>& tensors) {
   data::Sha256 hash;
-  for (const auto& [name, tensor] : tensors)
-    hash.update(name).update({static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()});
+  for (const auto& [name, tensor] : tensors) {
+    const at::Tensor values = tensor.cpu().contiguous();
+    hash.update(name).update({static_cast<const std::byte*>(values.const_data_ptr()), values.nbytes()});
+  }
   return hash.hex();
 }
-
-}  // namespace
 
 fs::path resolve_checkpoint(const fs::path& run_or_checkpoint) {
   // "step-00001000", whatever the incarnation: of several the newest.
@@ -87,7 +88,7 @@ nlohmann::ordered_json inspect_checkpoint(const fs::path& run_or_checkpoint) {
     const std::string buffer = buffer_of(name);
     if (sha256.contains(buffer)) continue;
     const auto tensors = read_checkpoint_buffer(folder, manifest, buffer);
-    sha256[buffer] = hash_of(tensors);
+    sha256[buffer] = sha256_of(tensors);
     if (buffer != "weights") continue;
     for (const auto& [parameter, tensor] : tensors) parameters += tensor.numel();
   }

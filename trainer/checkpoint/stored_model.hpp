@@ -35,6 +35,9 @@ void require_weights(const std::filesystem::path& checkpoint, const CheckpointMa
 /// @throws CheckpointError
 StoredModel load_model(const std::filesystem::path& run_or_checkpoint, const WeightsChoice& choice);
 
+/// Of names and values, whatever files they are in and however they lie in memory.
+std::string sha256_of(const std::map<std::string, at::Tensor>& tensors);
+
 /// What a checkpoint holds: path, step, position, updates, parameters, averages, the number of its run's snapshots, and
 /// the SHA-256 of each buffer's names and values. Verifies it first.
 nlohmann::ordered_json inspect_checkpoint(const std::filesystem::path& run_or_checkpoint);

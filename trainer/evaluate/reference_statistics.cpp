@@ -106,26 +106,49 @@ void write_reference(const std::filesystem::path& path, const ReferenceStatistic
                    {"perrin", as_bytes(about(statistics).dump())}});
 }
 
-std::optional<ReferenceStatistics> reference_at(const std::filesystem::path& path, const std::filesystem::path& cache,
-                                                const data::ImageShape& shape, const FeatureExtractor& extractor,
-                                                comm::Communicator& control, const Narrator& narrate,
-                                                const Interrupt& interrupt) {
-  const ExtractorIdentity& identity = extractor.identity();
-  if (!std::filesystem::is_directory(path))
-    return control.rank() == 0 ? read_reference(path, identity) : ReferenceStatistics{};
-  const data::Dataset dataset(path);
-  if (dataset.shape() != shape)
+void require_reference(const std::filesystem::path& path, const data::ImageShape& shape,
+                       const FeatureExtractor& extractor) {
+  if (!std::filesystem::is_directory(path)) {
+    read_reference(path, extractor.identity());
+  } else if (data::Dataset(path).shape() != shape) {
     throw RunError(path.string() +
                    " has images of another shape than the samples; name a dataset that was prepared like "
                    "the training images");
+  }
+}
+
+std::optional<ReferenceStatistics> reference_at(const std::filesystem::path& path, const std::filesystem::path& cache,
+                                                const FeatureExtractor& extractor, comm::Communicator& control,
+                                                const Narrator& narrate, const Interrupt& interrupt) {
+  const ExtractorIdentity& identity = extractor.identity();
+  const bool root = control.rank() == 0;
+  if (!std::filesystem::is_directory(path)) return root ? read_reference(path, identity) : ReferenceStatistics{};
+  const data::Dataset dataset(path);
   const std::string name = data::sha256_hex(dataset.fingerprint() + identity.sha256 + identity.preprocessing);
   const std::filesystem::path kept = cache / ("reference-" + name.substr(0, 16) + ".npz");
+  const auto say = [&](const std::string& line) {
+    if (narrate) narrate(line);
+  };
   // Rank 0 alone reads it, and what it finds is what all do.
-  const bool is_kept = control.rank() == 0 && std::filesystem::exists(kept);
-  if (control.all_reduce_value(std::int64_t{is_kept}, comm::ReduceOp::max) > 0)
-    return control.rank() == 0 ? read_reference(kept, identity) : ReferenceStatistics{};
-  auto statistics = measure_reference(dataset, extractor, control, narrate, interrupt);
-  if (statistics && control.rank() == 0) write_reference(kept, *statistics);
+  std::optional<ReferenceStatistics> statistics;
+  if (root && std::filesystem::exists(kept)) {
+    try {
+      statistics = read_reference(kept, identity);
+    } catch (const data::DataError& error) {
+      say(fmt::format("{}; the reference is measured again", error.what()));
+    }
+  }
+  if (control.all_reduce_value(std::int64_t{statistics.has_value()}, comm::ReduceOp::max) > 0)
+    return root ? statistics : ReferenceStatistics{};
+  statistics = measure_reference(dataset, extractor, control, narrate, interrupt);
+  if (!statistics || !root) return statistics;
+  try {
+    std::filesystem::create_directories(cache);
+    write_reference(kept, *statistics);
+  } catch (const std::exception& error) {
+    say(fmt::format("the statistics of the reference are not kept, and measured again by the next start: {}",
+                    error.what()));
+  }
   return statistics;
 }
 

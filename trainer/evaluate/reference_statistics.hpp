@@ -44,12 +44,16 @@ std::optional<ReferenceStatistics> measure_reference(const data::Dataset& datase
 void write_reference(const std::filesystem::path& path, const ReferenceStatistics& statistics);
 
 /// The statistics at a path: those of a file, or of a dataset folder, which are measured the first time and then kept
-/// in `cache` under a name made of dataset and extractor. Collective; arguments as above.
-/// @param shape  of the samples that are compared   @throws RunError also for a dataset of another shape
+/// in `cache` under a name made of dataset and extractor; a disk that refuses them costs nothing else. Collective;
+/// arguments as above.
 std::optional<ReferenceStatistics> reference_at(const std::filesystem::path& path, const std::filesystem::path& cache,
-                                                const data::ImageShape& shape, const FeatureExtractor& extractor,
-                                                comm::Communicator& control, const Narrator& narrate = {},
-                                                const Interrupt& interrupt = {});
+                                                const FeatureExtractor& extractor, comm::Communicator& control,
+                                                const Narrator& narrate = {}, const Interrupt& interrupt = {});
+
+/// Refuses, before any work, a path that reference_at() could not use for images of this shape.
+/// @throws RunError, data::DataError
+void require_reference(const std::filesystem::path& path, const data::ImageShape& shape,
+                       const FeatureExtractor& extractor);
 
 /// Reads one, for samples that `extractor` sees. Statistics that do not say what made them are taken for those of the
 /// field's Inception network, and refused with any other.

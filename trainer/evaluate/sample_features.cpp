@@ -106,6 +106,28 @@ class Collected {
   std::vector<at::Tensor> features_, probabilities_, images_;
 };
 
+/// @return nullopt where the disk refuses it: only an interruption would miss it
+std::optional<BatchJournal> open_journal(const std::filesystem::path& path, const std::string& key, std::size_t bytes,
+                                         const Narrator& narrate) {
+  try {
+    return BatchJournal(path, key, bytes);
+  } catch (const std::exception& error) {
+    if (narrate) narrate(fmt::format("samples: an interruption would lose them: {}", error.what()));
+    return std::nullopt;
+  }
+}
+
+/// As open_journal.
+void append(std::optional<BatchJournal>& journal, std::span<const std::uint8_t> record, const Narrator& narrate) {
+  if (!journal) return;
+  try {
+    journal->append(record);
+  } catch (const std::exception& error) {
+    if (narrate) narrate(fmt::format("samples: an interruption would lose them from here on: {}", error.what()));
+    journal.reset();
+  }
+}
+
 /// Forward passes that one batch costs.
 std::int64_t passes_of(const Config& config) {
   const std::int64_t steps = config.sample.steps == 0 ? config.diffusion.timesteps : config.sample.steps;
@@ -148,18 +170,16 @@ std::optional<SampleFeatures> sample_features(const UNet& model, const Config& c
   const std::int64_t size = config.sample.batch_size, batches = (request.samples + size - 1) / size;
   const RecordLayout layout(size, shape, extractor);
 
+  const bool root = control.rank() == 0;
+  const Narrator heard = root ? narrate : Narrator{};
+  const ExtractorIdentity& identity = extractor.identity();
   std::optional<BatchJournal> journal;
-  std::int64_t done = 0;
-  if (control.rank() == 0) {
-    const ExtractorIdentity& identity = extractor.identity();
-    journal.emplace(request.journal,
-                    fmt::format("{}\nextractor {} {}", request.key, identity.sha256, identity.preprocessing),
-                    layout.bytes());
-    done = std::min(journal->size(), batches);
-  }
-  done = control.all_reduce_value(done, comm::ReduceOp::max);
-
-  const Narrator heard = control.rank() == 0 ? narrate : Narrator{};
+  if (root)
+    journal = open_journal(request.journal,
+                           fmt::format("{}\nextractor {} {}", request.key, identity.sha256, identity.preprocessing),
+                           layout.bytes(), heard);
+  const std::int64_t done =
+      control.all_reduce_value(journal ? std::min(journal->size(), batches) : 0, comm::ReduceOp::max);
   if (heard)
     heard(fmt::format("samples: {} images in {} batches of {}, {} forward passes each, on {} rank{}{}", request.samples,
                       batches, size, passes_of(config), control.size(), control.size() == 1 ? "" : "s",
@@ -175,12 +195,12 @@ std::optional<SampleFeatures> sample_features(const UNet& model, const Config& c
   };
   Progress progress(heard, batches - done);
   const auto take = [&](std::int64_t batch, std::span<const std::uint8_t> record) {
-    journal->append(record);
+    append(journal, record, heard);
     collected.add(batch, record);
     progress.advance();
   };
   if (!batches_in_turn(control, done, batches, layout.bytes(), make, take, interrupt)) return std::nullopt;
-  if (!journal) return SampleFeatures{};
+  if (!root) return SampleFeatures{};
   return collected.finish(std::min(done * size, request.samples));
 }
 

@@ -49,6 +49,12 @@ ParameterLookup ParameterArena::frozen(const at::Tensor& flat) const {
       layout_, views(flat, copy_of_weights_.defined() ? flat.to(copy_of_weights_.scalar_type()) : at::Tensor()));
 }
 
+std::map<std::string, at::Tensor> ParameterArena::named(const at::Tensor& flat) const {
+  std::map<std::string, at::Tensor> by_name;
+  for (const auto& range : layout_.ranges()) by_name.emplace(range.name, layout_.view(flat, range));
+  return by_name;
+}
+
 void ParameterArena::keep_own(const at::Tensor& whole, const at::Tensor& state) const {
   for (const Segment& segment : plan_.own())
     state.narrow(0, segment.state_offset, segment.count).copy_(whole.narrow(0, segment.arena_offset, segment.count));

@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -55,6 +56,8 @@ class ParameterArena {
   ParameterLookup trainable() const;
   /// For a model that only predicts, over weights() or a whole EMA: views of it, matrices in the compute type.
   ParameterLookup frozen(const at::Tensor& flat) const;
+  /// Parameters by name, as views of weights() or a whole EMA.
+  std::map<std::string, at::Tensor> named(const at::Tensor& flat) const;
 
   /// Fills a buffer of the optimizer's state with this rank's segments of a whole one.
   /// @param whole [plan().size()], on any device   @param state [plan().state_size()]

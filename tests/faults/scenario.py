@@ -95,8 +95,7 @@ def resumed(job, at_step, training, starts=1, warned=False):
     if not steps:
         return "never resumed"
     lost = at_step - steps[0]
-    # A kill while a checkpoint is written costs the steps since the one before, and those that were done meanwhile.
-    assert lost <= 0 if warned else lost < 2 * training.every, f"went on from step {steps[0]}, though {at_step} was done"
+    assert lost <= (0 if warned else training.every), f"went on from step {steps[0]}, though {at_step} was done"
     return f"resumed at {', '.join(map(str, steps))}; lost {max(lost, 0)}"
 
 

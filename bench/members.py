@@ -11,7 +11,7 @@ PRECISIONS = ("fp32", "bf16")
 CHECKED_STEPS = 20
 LOSS_TOLERANCE = 0.05  # of the mean of 20 losses, whose noise differs: t and eps are other draws
 HOPELESS = 0.5  # of the fastest of its kind so far
-START_SECONDS, PROGRAM_START_SECONDS = 120, 20  # to import PyTorch and diffusers, and for perrin to begin, on a busy machine
+START_SECONDS, PROGRAM_START_SECONDS = 300, 20  # to import PyTorch and diffusers, and for perrin to begin, on a busy machine
 PATIENCE, SHORTEST_PATIENCE = 8, 10  # times the fastest, and seconds; who is slower is not waited for
 LONGEST_TRIAL = 900  # seconds; of the first of its kind, or with its compilation
 
@@ -148,11 +148,10 @@ class Members:
     def check_losses(self, name, ours, peer):
         """@param ours  losses of perrin in the peer's precision"""
         theirs, ours = peer.ask("losses", CHECKED_STEPS)["losses"], ours[:CHECKED_STEPS]
-        for what, part in (("first 20", slice(0, None)), ("last 5 of them", slice(-5, None))):
-            a, b = statistics.mean(ours[part]), statistics.mean(theirs[part])
-            self.report.say(f"  mean loss of the {what} steps: perrin {a:.4f}, {name} {b:.4f}")
-            if part.start == 0 and abs(a - b) > LOSS_TOLERANCE * b:
-                sys.exit(f"perrin and {name} do not do the same work: the losses differ by more than {LOSS_TOLERANCE:.0%}")
+        whole, end = ((statistics.mean(ours[part]), statistics.mean(theirs[part])) for part in (slice(0, None), slice(-5, None)))
+        self.report.say(f"  mean loss of {CHECKED_STEPS} steps: perrin {whole[0]:.4f}, {name} {whole[1]:.4f}; of the last 5: {end[0]:.4f}, {end[1]:.4f}")
+        if abs(whole[0] - whole[1]) > LOSS_TOLERANCE * whole[1]:
+            sys.exit(f"perrin and {name} do not do the same work: the losses differ by more than {LOSS_TOLERANCE:.0%}")
 
     # Turns
 

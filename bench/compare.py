@@ -1,289 +1,227 @@
 #!/usr/bin/env python3
 """perrin beside its peers on the same network, the same content of a step and the same images, in interleaved rounds on the CPU.
 
-step       training: diffusers' UNet2DModel eager (fp32, bf16 autocast, both memory formats) and by torch.compile (the better format of
-           each precision); "stripped", the same network without norms, activations, dropout and optimizer; "isolated", its convolutions and
-           matrix products each alone in their better format; 2 ranks x 1 thread against DistributedDataParallel on gloo
+step       training: perrin in fp32 and bf16; diffusers' UNet2DModel eager (fp32, bf16 autocast, both memory formats) and by torch.compile
+           (the better format of each precision); "stripped", the same network without norms, activations, dropout and optimizer;
+           "isolated", its convolutions and matrix products each alone in their better format, shortest of three; 2 ranks x 1 thread
+           against DistributedDataParallel on gloo, each in its best mode
 sample     DDIM, 50 steps, batch 64: diffusers' DDIMPipeline, eager and compiled
 optimizer  norm, clip, Adam and EMA: PyTorch's foreach norm, fused Adam and foreach EMA
-memory     start to first step and peak memory: diffusers eager as it comes
+memory     start to first step and peak memory of three: diffusers eager in fp32
 
 Every ratio is above 1 where perrin is better: the median over the rounds of the quotient within a round. Equal work is checked first: the
-number of parameters, and the losses of 20 steps from the same initial weights.
+number of parameters, and the losses of 20 steps from the same initial weights, in each precision. A mode that a first step shows to be less
+than half as fast as another of its kind, as bf16 where the processor has no instructions for it, is reported with that step and left out
+of the rounds.
 
     bench/compare.sh --build build/cpu [--only step] [--networks small] [--quick] [--json]
 """
 
 import argparse
-import json
 import os
 import platform
-import shutil
 import statistics
-import sys
 import tempfile
+import time
 from pathlib import Path
 
-from turns import Peer, Program, WorkerFailed, ratio, take_turns
+from members import NETWORKS, PRECISIONS, Members
+from report import Report
+from turns import PeerAnew, ratio
 
-NETWORKS = {"small": {"shape": (1, 28, 28), "batch": 64, "steps": 4}, "ddpm-cifar10": {"shape": (3, 32, 32), "batch": 8, "steps": 2}}
 SECTIONS = ("step", "sample", "optimizer", "memory")
-CHECKED_STEPS = 20
-LOSS_TOLERANCE = 0.05  # of the mean of 20 losses, whose noise differs: t and eps are other draws
 SAMPLING_STEPS, SAMPLE_BATCH = 50, 64
+# Minutes before the rounds, and of a round, on two quiet cores with AVX2.
+MINUTES = {("step", "small"): (3.5, 0.5), ("step", "ddpm-cifar10"): (8, 1), ("sample", "small"): (2, 0.5), ("sample", "ddpm-cifar10"): (6, 8),
+           ("optimizer", "small"): (0.3, 0.1), ("optimizer", "ddpm-cifar10"): (0.5, 0.2), ("memory", "small"): (0.1, 0.2),
+           ("memory", "ddpm-cifar10"): (0.2, 0.4)}
+COMPILING = {"step": 1.2, "sample": 1}  # of the minutes before the rounds
 
 
-class Report:
-    """A table for people or one JSON object a line."""
+class Comparison(Members):
+    """Its sections."""
 
-    def __init__(self, as_json):
-        self.as_json, self.skipped = as_json, []
+    def step(self):
+        losses = {"fp32": self.export()["losses"]}
+        variants = []
+        for name, options in self.arguments.perrin.items():
+            program = self.perrin_step(options)
+            if self.try_perrin(f"perrin-{name}", program, ["--warm-up", 1, "--steps", 1]):
+                variants.append(f"perrin-{name}")
+                if name == "bf16":
+                    losses[name] = program.run("--warm-up", CHECKED_STEPS, "--steps", 1, "--losses")["losses"]
 
-    def say(self, text):
-        print(text, file=sys.stderr if self.as_json else sys.stdout, flush=True)
+        formats = {}
+        for precision in PRECISIONS:
+            eager = [f for f in ("nchw", "nhwc") if self.join(f"diffusers-{precision}-{f}", self.task("step", precision, f), kind="peer")]
+            if eager:
+                formats[precision] = max(eager, key=lambda f: self.trials[f"diffusers-{precision}-{f}"])
+                name = f"diffusers-{precision}-{formats[precision]}"
+                if precision in losses:
+                    self.check_losses(name, losses[precision], self.members[name])
+        self.join_compiled("peer", formats, self.task("step"))
+        for precision in PRECISIONS:
+            self.join_better_format("stripped", f"stripped-{precision}", self.task("step", precision, how="stripped"))
+            self.join(f"isolated-{precision}", self.task("isolated", precision), kind="isolated", share=2)  # it tries both formats
 
-    def skip(self, what, why):
-        self.skipped.append(what)
-        self.say(f"skipped: {what}: {why}")
+        peers = [name for name in self.members if name.startswith(("diffusers", "compiled"))]
+        best = self.fastest_of(variants)
+        self.members[f"{best}-2x1"] = self.perrin_step(self.arguments.perrin[best.removeprefix("perrin-")], ranks=2)
+        if formats:
+            precision, memory_format = self.fastest_of(name for name in peers if name.startswith("diffusers")).split("-")[1:]
+            task = self.task("step", precision, memory_format, "ddp", threads=max(1, self.arguments.threads // 2))
+            self.join(f"ddp-{precision}-{memory_format}-2x1", task, ranks=2)
 
-    def values(self, section, network, unit, values):
-        for name, rounds in values.items():
-            row = {"section": section, "network": network, "name": name, unit: statistics.median(rounds), "lowest": min(rounds),
-                   "highest": max(rounds), "rounds": len(rounds)}
-            print(json.dumps(row)) if self.as_json else print(f"  {name:<24}{row[unit]:>10.4g} {unit} ({row['lowest']:.4g} to {row['highest']:.4g})")
+        values = self.values(self.setting["steps"])
+        self.report.values("step", self.network, "images_per_second", values)
+        self.report.ratios("step", self.network, self.step_ratios(values, [name for name in peers if name in values], variants, best))
 
-    def ratios(self, section, network, ratios):
-        if self.as_json:
-            print(json.dumps({"section": section, "network": network, **ratios}), flush=True)
-        for name, value in ratios.items() if not self.as_json else ():
-            print(f"  {name:<48}{value:>7.2f}", flush=True)
+    def step_ratios(self, values, peers, variants, tried_best):
+        def median(name):
+            return statistics.median(values[name])
 
+        def of(prefix):
+            return [name for name in values if name.startswith(prefix)]
 
-class Comparison:
-    def __init__(self, arguments, report, folder):
-        self.arguments, self.report, self.folder = arguments, report, folder
-        self.binary = arguments.build / "launch/perrin"
+        ratios = {}
 
-    # Both sides
+        def add(what, name, others):
+            if others:
+                ratios[f"ratio_step_{what}"] = ratio(values[name], values[max(others, key=median)])
 
-    def perrin(self, command, network, options=(), ranks=1, figure="images_per_second"):
-        threads = self.arguments.threads // ranks
-        return Program(self.binary, [command, network, f"--distributed.threads={threads}", "--distributed.device=cpu", *options], figure, ranks)
+        best = max(variants, key=median)
+        add("best_vs_best_peer", best, peers)
+        add("best_vs_stripped", best, of("stripped"))
+        add("best_vs_isolated", best, of("isolated"))
+        add("best_vs_diffusers_as_it_comes", best, of("diffusers-fp32-nchw"))
+        for precision in PRECISIONS:
+            if (name := f"perrin-{precision}") in variants:
+                add(f"{precision}_vs_best_peer_{precision}", name, [peer for peer in peers if f"-{precision}-" in peer])
+                add(f"{precision}_vs_stripped_{precision}", name, of(f"stripped-{precision}"))
+                add(f"{precision}_vs_isolated_{precision}", name, of(f"isolated-{precision}"))
+        for name in variants:
+            if (other := name.removeprefix("perrin-")) not in PRECISIONS:
+                add(f"{other}_vs_best_peer", name, peers)
+                add(f"{other}_vs_stripped", name, of("stripped"))
+        two_ranks = f"{tried_best}-2x1"
+        add("2x1_vs_1x2", two_ranks, [tried_best])
+        add("2x1_vs_ddp", two_ranks, of("ddp"))
+        return ratios
 
-    def variants(self, command, network, options=(), ranks=1):
-        """perrin in every way that --perrin names."""
-        return {name: self.perrin(command, network, [*options, *extra], ranks) for name, extra in self.arguments.perrin.items()}
+    def sample(self):
+        self.export()
+        steps = 10 if self.arguments.quick else SAMPLING_STEPS
+        self.setting = self.setting | {"batch": SAMPLE_BATCH}
+        options = [f"--sample.batch_size={SAMPLE_BATCH}", "--sample.spacing=trailing"]
+        variants = []
+        for name, extra in self.arguments.perrin.items():
+            program = self.perrin("sample", [*options, *extra], lambda _: [f"--sample.steps={steps}"])
+            if self.try_perrin(f"perrin-{name}", program, ["--sample.steps=2"], share=2 / steps):
+                variants.append(f"perrin-{name}")
+        formats = {}
+        for precision in PRECISIONS:
+            task = self.task("sample", precision, sampling_steps=steps)
+            if better := self.join_better_format("peer", f"diffusers-{precision}", task, share=1 / steps):
+                formats[precision] = better
+        self.join_compiled("peer", formats, self.task("sample", sampling_steps=steps), share=1 / steps)
+        values = self.values(0)
+        self.report.values("sample", self.network, "images_per_second", values)
+        best = max(variants, key=lambda name: statistics.median(values[name]))
+        ratios = {}
+        for what in ("diffusers", "compiled"):
+            if others := [name for name in values if name.startswith(what)]:
+                other = max(others, key=lambda name: statistics.median(values[name]))
+                ratios[f"ratio_sample_best_vs_{'best_eager' if what == 'diffusers' else what}"] = ratio(values[best], values[other])
+        self.report.ratios("sample", self.network, ratios)
 
-    def task(self, network, kind, precision="fp32", memory_format="nchw", how="eager", threads=None, **more):
-        setting = NETWORKS[network]
-        return {"kind": kind, "folder": str(self.folder / network), "shape": setting["shape"], "batch": setting["batch"], "precision": precision,
-                "format": memory_format, "how": how, "threads": threads or self.arguments.threads, **more}
+    def optimizer(self):
+        self.export()
+        self.members["perrin"] = self.perrin("optimizer", [], figure="seconds", rounds=10)
+        self.join("torch-fused-adam", self.task("optimizer"))
+        answers = self.turns(0)
+        seconds = {name: [answer["value"] for answer in rounds] for name, rounds in answers.items()}
+        self.report.values("optimizer", self.network, "seconds", seconds)
+        ratios = {"ratio_optimizer_vs_copy": statistics.median(answer["ratio_optimizer_vs_copy"] for answer in answers["perrin"])}
+        if "torch-fused-adam" in seconds:
+            ratios["ratio_optimizer_vs_torch"] = ratio(seconds["torch-fused-adam"], seconds["perrin"])
+        self.report.ratios("optimizer", self.network, ratios)
 
-    def start(self, name, task, ranks=1, warm_up=2):
-        """A peer that has warmed up, and what it said then; None if it cannot run here."""
-        peer = Peer(task, ranks)
-        try:
-            return peer, peer.ask("warm_up", warm_up)
-        except WorkerFailed as failure:
-            peer.close()
-            self.report.skip(name, failure)
-            return None, {}
-
-    def export(self, network):
-        """Leaves the initial weights for the peers. @return perrin's report of the first 20 steps"""
-        steps = CHECKED_STEPS if self.checks(network) else 1
-        options = ["--rounds", 1, "--steps", 1, "--warm-up", steps, "--losses", *next(iter(self.arguments.perrin.values()))]
-        return self.perrin("step", network, [*options, "--output", self.folder / network]).run()
-
-    def checks(self, network):
-        return network == "small" or not self.arguments.quick
-
-    def check_equal_work(self, network, name, said, perrin):
-        if said["parameters"] != perrin["parameters"]:
-            sys.exit(f"{name} has {said['parameters']} parameters, perrin {perrin['parameters']}")
-        if "losses" not in said or not self.checks(network):
-            return
-        ours, theirs = perrin["losses"][:CHECKED_STEPS], said["losses"][:CHECKED_STEPS]
-        for what, part in (("first 20", slice(0, None)), ("last 5 of them", slice(-5, None))):
-            a, b = statistics.mean(ours[part]), statistics.mean(theirs[part])
-            self.report.say(f"  mean loss of the {what} steps: perrin {a:.4f}, {name} {b:.4f}")
-            if part.start == 0 and abs(a - b) > LOSS_TOLERANCE * b:
-                sys.exit(f"perrin and {name} do not do the same work: the losses differ by more than {LOSS_TOLERANCE:.0%}")
-
-    # Sections
-
-    def best(self, network, kind, precision, how, **more):
-        """The faster of the memory formats, by one turn each."""
-        found = {}
-        for memory_format in ("nchw", "nhwc"):
-            name = f"{how}-{precision}"
-            peer, said = self.start(f"{name}-{memory_format}", self.task(network, kind, precision, memory_format, how, **more))
-            if peer:
-                found[memory_format] = (peer.ask("measure", NETWORKS[network]["steps"])["value"], peer, said)
-        ordered = sorted(found.items(), key=lambda item: item[1][0], reverse=True)
-        for _, (_, peer, _) in ordered[1:]:
-            peer.close()
-        return (ordered[0][0], ordered[0][1][1], ordered[0][1][2]) if ordered else (None, None, {})
-
-    def eager(self, network, perrin):
-        """diffusers in its four modes; {name: peer} and {precision: better format}."""
-        peers, speeds = {}, {}
-        for precision in ("fp32", "bf16"):
-            for memory_format in ("nchw", "nhwc"):
-                name = f"diffusers-{precision}-{memory_format}"
-                first = not peers
-                warm_up = CHECKED_STEPS if first and self.checks(network) else 2
-                peer, said = self.start(name, self.task(network, "step", precision, memory_format), warm_up=warm_up)
-                if peer is None:
-                    continue
-                if first:
-                    self.check_equal_work(network, name, said, perrin)
-                peers[name] = peer
-                speeds[precision, memory_format] = peer.ask("measure", NETWORKS[network]["steps"])["value"]
-        better = {p: max(("nchw", "nhwc"), key=lambda f: speeds.get((p, f), 0)) for p in ("fp32", "bf16")}
-        return peers, better, max(speeds, key=speeds.get)
-
-    def compiled(self, network, kind, better, **more):
-        if self.arguments.no_compile or shutil.which("g++") is None:
-            for precision in better:
-                self.report.skip(f"compiled-{precision}", "--no-compile" if self.arguments.no_compile else "there is no g++")
-            return {}
-        peers = {}
-        for precision, memory_format in better.items():
-            name = f"compiled-{precision}-{memory_format}"
-            peer, said = self.start(name, self.task(network, kind, precision, memory_format, "compiled", **more))
-            if peer:
-                peers[name] = peer
-                self.report.say(f"  {name}: compiled in {said['first_step_alone_seconds']:.0f} s")
-        return peers
-
-    def step(self, network):
-        setting = NETWORKS[network]
-        perrin_report = self.export(network)
-        options = ["--rounds", 1, "--warm-up", 2, "--steps", setting["steps"]]
-        members = self.variants("step", network, options)
-        perrin_names = list(members)
-        eager, better, (best_precision, best_format) = self.eager(network, perrin_report)
-        compiled = self.compiled(network, "step", better)
-        members |= eager | compiled
-        limits = []
-        for precision in ("fp32", "bf16"):
-            memory_format, peer, _ = self.best(network, "step", precision, "stripped")
-            isolated, _ = self.start(f"isolated-{precision}", self.task(network, "isolated", precision))
-            members |= {f"{name}-{precision}": member for name, member in (("stripped", peer), ("isolated", isolated)) if member}
-            limits += [f"stripped-{precision}", f"isolated-{precision}"]
-        ddp, _ = self.start("ddp", self.task(network, "step", best_precision, best_format, "ddp", threads=self.arguments.threads // 2), ranks=2)
-        two_ranks = {f"{name}-2x1": member for name, member in self.variants("step", network, options, ranks=2).items()}
-        members |= two_ranks | ({"ddp-gloo-2x1": ddp} if ddp else {})
-        values = self.turns(members, setting["steps"])
-
-        self.report.values("step", network, "images/s", values)
-        for name in perrin_names:
-            suffix = "" if len(perrin_names) == 1 else f"_{name}"
-            ratios = {f"ratio_step{suffix}_vs_{peer}": ratio(values[name], values[peer]) for peer in [*eager, *compiled, *limits] if peer in values}
-            peer = max([*eager, *compiled], key=lambda peer: statistics.median(values[peer]))
-            ratios[f"ratio_step{suffix}_vs_best_peer"] = ratio(values[name], values[peer])
-            ratios[f"ratio_step_2x1{suffix}_vs_1x2"] = ratio(values[f"{name}-2x1"], values[name])
-            if ddp:
-                ratios[f"ratio_step_2x1{suffix}_vs_ddp"] = ratio(values[f"{name}-2x1"], values["ddp-gloo-2x1"])
-            self.report.ratios("step", network, ratios)
-
-    def sample(self, network):
-        sampling_steps = 10 if self.arguments.quick else SAMPLING_STEPS
-        self.export(network)
-        options = ["--rounds", 1, f"--sample.steps={sampling_steps}", f"--sample.batch_size={SAMPLE_BATCH}", "--sample.spacing=trailing"]
-        members = self.variants("sample", network, options)
-        perrin_names = list(members)
-        more = {"sampling_steps": sampling_steps, "batch": SAMPLE_BATCH}
-        better = {}
-        for precision in ("fp32", "bf16"):
-            memory_format, peer, _ = self.best(network, "sample", precision, "eager", **more)
-            if peer:
-                members[f"diffusers-{precision}-{memory_format}"] = peer
-                better[precision] = memory_format
-        members |= self.compiled(network, "sample", better, **more)
-        values = self.turns(members, 0)
-        self.report.values("sample", network, "images/s", values)
-        for name in perrin_names:
-            suffix = "" if len(perrin_names) == 1 else f"_{name}"
-            self.report.ratios("sample", network, {f"ratio_sample{suffix}_vs_{peer}": ratio(values[name], values[peer])
-                                                   for peer in values if peer not in perrin_names})
-
-    def optimizer(self, network):
-        perrin = self.export(network)
-        program = self.perrin("optimizer", network, ["--rounds", 10], figure="seconds")
-        peer, said = self.start("torch-fused-adam", self.task(network, "optimizer"))
-        self.check_equal_work(network, "torch-fused-adam", said, perrin)
-        values, shares = {"perrin": [], "torch-fused-adam": []}, []
-        for _ in range(self.arguments.rounds):
-            report = program.run()
-            values["perrin"].append(report["seconds"])
-            shares.append(report["ratio_optimizer_vs_copy"])
-            values["torch-fused-adam"].append(peer.ask("measure")["value"])
-        peer.close()
-        self.report.values("optimizer", network, "seconds", values)
-        self.report.ratios("optimizer", network, {"ratio_optimizer_vs_torch": ratio(values["torch-fused-adam"], values["perrin"]),
-                                                  "ratio_optimizer_vs_copy": statistics.median(shares)})
-
-    def memory(self, network):
+    def memory(self):
         """Both started anew in every round, for 3 steps."""
-        self.export(network)
-        first, peak = {"perrin": [], "diffusers": []}, {"perrin": [], "diffusers": []}
-        for _ in range(self.arguments.rounds):
-            report = self.perrin("step", network, ["--rounds", 1, "--warm-up", 2, "--steps", 1, *next(iter(self.arguments.perrin.values()))]).run()
-            first["perrin"].append(report["first_step_seconds"])
-            peak["perrin"].append(report["peak_bytes"] / 1e6)
-            peer, said = self.start("diffusers", self.task(network, "step"))
-            first["diffusers"].append(said["first_step_seconds"])
-            peak["diffusers"].append(peer.ask("measure", 1)["peak_bytes"] / 1e6)
-            peer.close()
-        self.report.values("start to first step", network, "seconds", first)
-        self.report.values("peak memory", network, "MB", peak)
-        self.report.ratios("memory", network, {"ratio_first_step_vs_diffusers": ratio(first["diffusers"], first["perrin"]),
-                                               "ratio_peak_memory_vs_diffusers": ratio(peak["diffusers"], peak["perrin"])})
-
-    def turns(self, members, steps):
-        try:
-            return take_turns(members, self.arguments.rounds, steps)
-        finally:
-            for member in members.values():
-                member.close()
+        self.export()
+        program = self.perrin("step", ["--train.precision=auto"], lambda steps: ["--warm-up", 1, "--steps", steps - 1])
+        self.members = {"perrin": program, "diffusers": PeerAnew(self.task("step"))}
+        answers = self.turns(3)
+        ratios = {}
+        for key, unit, factor, what in (("first_step_seconds", "seconds_to_first_step", 1, "first_step"), ("peak_bytes", "peak_megabytes", 1e-6, "peak_memory")):
+            values = {name: [factor * answer[key] for answer in rounds] for name, rounds in answers.items()}
+            self.report.values("memory", self.network, unit, values)
+            if "diffusers" in values:
+                ratios[f"ratio_{what}_vs_diffusers"] = ratio(values["diffusers"], values["perrin"])
+        self.report.ratios("memory", self.network, ratios)
 
 
 def perrin_variants(texts):
-    """{"bf16": ["--model.precision=bf16"]} of "bf16=--model.precision=bf16"."""
-    return {name: options.split() for name, _, options in (text.partition("=") for text in texts)}
+    """{"bf16": ["--train.precision=bf16"]} of "bf16=--train.precision=bf16", after the two precisions."""
+    return {name: [f"--train.precision={name}"] for name in PRECISIONS} | {name: options.split() for name, _, options in (text.partition("=") for text in texts)}
+
+
+def minutes(section, network, arguments):
+    before, round_minutes = MINUTES[section, network]
+    if arguments.no_compile or arguments.quick:
+        before -= COMPILING.get(section, 0)
+    return before + arguments.rounds * round_minutes
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", type=Path, default=Path("build/cpu"), help="build folder, with perrin")
     parser.add_argument("--only", choices=SECTIONS, help="one section")
-    parser.add_argument("--networks", default=",".join(NETWORKS), help="of %(default)s; sample and optimizer have one each unless it is given")
+    parser.add_argument("--networks", help=f"of {','.join(NETWORKS)} (default: both, but sample small and optimizer ddpm-cifar10; quick small)")
     parser.add_argument("--rounds", type=int, help="default 5, quick 2")
+    parser.add_argument("--budget", type=float, metavar="MINUTES", help="after which no round begins but the first of a section (default: 25, quick 6)")
     parser.add_argument("--threads", type=int, default=2, help="of all ranks together (default: 2)")
-    parser.add_argument("--perrin", action="append", metavar="NAME=OPTIONS", help="a way to run perrin, with options of the configuration; repeatable")
+    parser.add_argument("--perrin", action="append", default=[], metavar="NAME=OPTIONS",
+                        help="another way to run perrin beside fp32 and bf16, with options of the configuration; repeatable")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes minutes")
-    parser.add_argument("--quick", action="store_true", help="2 rounds, 10 sampling steps, no losses of the large network: to see that it works")
+    parser.add_argument("--quick", action="store_true", help="the small network, 2 rounds, 10 sampling steps, nothing compiled: to see that it works")
     parser.add_argument("--json", action="store_true", help="one object a line")
     arguments = parser.parse_args()
     arguments.rounds = arguments.rounds or (2 if arguments.quick else 5)
-    arguments.perrin = perrin_variants(arguments.perrin or ["perrin="])
-    given = [name for name in arguments.networks.split(",") if name]
+    arguments.budget = arguments.budget or (6 if arguments.quick else 25)
+    arguments.perrin = perrin_variants(arguments.perrin)
+    given = (arguments.networks or ("small" if arguments.quick else ",".join(NETWORKS))).split(",")
     if unknown := [name for name in given if name not in NETWORKS]:
         parser.error(f"unknown network {unknown[0]}; there are {', '.join(NETWORKS)}")
     of_section = {"step": given, "memory": given, "sample": ["small"] if len(given) > 1 else given,
                   "optimizer": ["ddpm-cifar10"] if len(given) > 1 else given}
+    work = [(section, network) for section in ([arguments.only] if arguments.only else SECTIONS) for network in of_section[section]]
 
     report = Report(arguments.json)
-    report.say(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {arguments.threads} threads, medians "
-               f"of {arguments.rounds} rounds in turns; ratios above 1: perrin is better")
-    for section in [arguments.only] if arguments.only else SECTIONS:
-        for network in of_section[section]:
-            with tempfile.TemporaryDirectory() as folder:
-                report.say(f"{section}, {network}")
-                getattr(Comparison(arguments, report, Path(folder)), section)(network)
-    report.say(f"{len(report.skipped)} skipped{': ' if report.skipped else ''}{', '.join(report.skipped)}")
+    estimate = {item: minutes(*item, arguments) for item in work}
+    whole = sum(estimate.values())
+    report.say(f"{cpu_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {arguments.threads} threads, medians of {arguments.rounds} rounds in turns; "
+               "ratios above 1: perrin is better")
+    report.say(f"about {whole:.0f} minutes on two quiet cores; the budget is {arguments.budget:g}: fewer rounds where it does not suffice")
+    begun, used = time.monotonic(), 0.0
+    for section, network in work:
+        used += estimate[section, network]
+        deadline = begun + 60 * arguments.budget * used / whole
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder) / "compiled")  # nothing compiled before
+            report.say(f"{section}, {network}")
+            comparison = Comparison(arguments, report, Path(folder), section, network, deadline)
+            try:
+                getattr(comparison, section)()
+            finally:
+                comparison.close()
+        report.say(f"  {(time.monotonic() - begun) / 60:.1f} minutes so far, load {os.getloadavg()[0]:.1f}")
+    report.end()
+
+
+def cpu_name():
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

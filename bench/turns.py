@@ -7,14 +7,23 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 WORKER = Path(__file__).resolve().parent / "peers" / "worker.py"
 LONGEST_TURN = 1800  # seconds; compiling a network takes minutes on a busy machine
+# A thread that waits leaves its core to whose turn it is, and torchrun's ranks find each other whatever the host is called.
+ENVIRONMENT = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive"), "GLOO_SOCKET_IFNAME": "lo",
+               "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 
 
-class WorkerFailed(RuntimeError):
-    """A peer that could not do what it was asked; says why."""
+class MemberFailed(RuntimeError):
+    """A member that could not do what it was asked; says why."""
+
+
+class TooSlow(MemberFailed):
+    """No answer within the time that was given; the member is dead now."""
 
 
 class Peer:
@@ -24,35 +33,46 @@ class Peer:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        self.errors = []
-        self.processes = []
+        self.processes, self.errors = [], []
         for rank in range(ranks):
-            environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(ranks),
-                                        "OMP_NUM_THREADS": str(task["threads"])}
+            # As torchrun starts them.
+            environment = os.environ | ENVIRONMENT | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank),
+                                                      "WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": str(task["threads"])}
+            self.errors.append(tempfile.TemporaryFile("w+"))  # not a pipe: one that nobody reads fills up with warnings
             self.processes.append(subprocess.Popen([sys.executable, WORKER, json.dumps(task)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                                   stderr=subprocess.PIPE if ranks == 1 else subprocess.DEVNULL, text=True, env=environment))
+                                                   stderr=self.errors[-1], text=True, env=environment))
 
-    def ask(self, do, steps=0):
-        """Rank 0's answer, once all have answered."""
-        answers = []
-        for process in self.processes:
+    def ask(self, do, steps=0, limit=LONGEST_TURN):
+        """Rank 0's answer, once all have answered.
+
+        @raise MemberFailed with the last line that a dead process wrote; TooSlow after `limit` seconds
+        """
+        deadline = time.monotonic() + limit
+        for rank, process in enumerate(self.processes):
             try:
                 process.stdin.write(json.dumps({"do": do, "steps": steps}) + "\n")
                 process.stdin.flush()
             except BrokenPipeError:
-                raise WorkerFailed(self.why(process)) from None
-        for process in self.processes:
-            ready, _, _ = select.select([process.stdout], [], [], LONGEST_TURN)
-            line = process.stdout.readline() if ready else ""
-            if not line:
-                raise WorkerFailed(self.why(process) if ready else f"no answer in {LONGEST_TURN} s")
-            answers.append(json.loads(line))
+                raise MemberFailed(self.why(rank)) from None
+        answers, waiting = {}, {process.stdout: rank for rank, process in enumerate(self.processes)}
+        while waiting:
+            ready, _, _ = select.select(list(waiting), [], [], max(0, deadline - time.monotonic()))
+            if not ready:
+                self.close()
+                raise TooSlow(f"no answer within {limit:.0f} s")
+            for stream in ready:
+                rank = waiting.pop(stream)
+                line = stream.readline()
+                if not line:
+                    raise MemberFailed(self.why(rank))
+                answers[rank] = json.loads(line)
         return answers[0]
 
-    def why(self, process):
-        process.kill()
-        said = (process.stderr.read() if process.stderr else "").strip().splitlines()
-        return said[-1] if said else f"it ended with {process.wait()}"
+    def why(self, rank):
+        self.close()
+        self.errors[rank].seek(0)
+        said = self.errors[rank].read().strip().splitlines()
+        return said[-1] if said else f"it ended with {self.processes[rank].returncode}"
 
     def close(self):
         for process in self.processes:
@@ -60,36 +80,73 @@ class Peer:
             process.wait()
 
 
-class Program:
-    """`perrin bench ...`, started anew for each turn."""
+class PeerAnew:
+    """A peer that is started for each turn: its first step and its memory."""
 
-    def __init__(self, binary, arguments, figure, ranks=1):
-        launch = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", str(ranks)] if ranks > 1 else []
-        self.command = [*launch, binary, "bench", *arguments, "--json"]
-        self.figure = figure
-        self.environment = os.environ | {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    def __init__(self, task):
+        self.task = task
 
-    def run(self, *more):
-        command = [str(part) for part in (*self.command, *more)]
-        outcome = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_TURN, env=self.environment)
-        if outcome.returncode != 0:
-            sys.exit(f"{' '.join(command)} failed with {outcome.returncode}:\n{outcome.stderr}")
-        return json.loads(outcome.stdout)
-
-    def ask(self, do, steps=0):
-        return {"value": self.run()[self.figure]}
+    def ask(self, _, steps):
+        peer = Peer(self.task)
+        try:
+            return peer.ask("first") | peer.ask("measure", steps - 1)
+        finally:
+            peer.close()
 
     def close(self):
         pass
 
 
-def take_turns(members, rounds, steps):
-    """{name: [value of each round]}."""
-    values = {name: [] for name in members}
-    for _ in range(rounds):
-        for name, member in members.items():
-            values[name].append(member.ask("measure", steps)["value"])
-    return values
+class Program:
+    """`perrin bench ...`, started anew for each turn."""
+
+    def __init__(self, binary, arguments, figure, turn, ranks=1):
+        """@param turn  its options for a turn of so many steps   @param figure  what of its report counts"""
+        launch = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", str(ranks)] if ranks > 1 else []
+        self.command = [*launch, binary, "bench", *arguments, "--json"]
+        self.figure, self.turn = figure, turn
+
+    def run(self, *more, limit=LONGEST_TURN):
+        """Its report. Whatever else than slowness hinders perrin ends the comparison."""
+        command = [str(part) for part in (*self.command, *more)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | ENVIRONMENT)
+        try:
+            said, errors = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # mpirun takes its ranks along
+            process.communicate()
+            raise TooSlow(f"no answer within {limit:.0f} s") from None
+        if process.returncode != 0:
+            sys.exit(f"{' '.join(command)} failed with {process.returncode}:\n{errors}")
+        return json.loads(said)
+
+    def ask(self, _, steps):
+        report = self.run(*self.turn(steps))
+        return report | {"value": report[self.figure]}
+
+    def close(self):
+        pass
+
+
+def take_turns(members, rounds, steps, deadline, report):
+    """{name: [answer of each round]} of those that held out. A round that would end after the deadline is not begun, but for the first."""
+    answers = {name: [] for name in members}
+    begun = time.monotonic()
+    for done in range(rounds):
+        if done and time.monotonic() + (time.monotonic() - begun) / done > deadline:
+            report.say(f"  {done} of {rounds} rounds: another would not end within the budget")
+            break
+        for name in list(answers):
+            try:
+                answers[name].append(members[name].ask("measure", steps))
+            except MemberFailed as failure:
+                report.skip(name, f"failed in round {done + 1}: {failure}")
+                del answers[name]
+        if done == 0:
+            report.say(f"  a round takes {time.monotonic() - begun:.0f} s")
+    for member in members.values():
+        member.close()
+    return answers
 
 
 def ratio(of, over):

@@ -1,11 +1,12 @@
 #include "trainer/precision.hpp"
 
+#include <string>
+
 #if PERRIN_HAS_CUDA
 #include <ATen/cuda/CUDAContext.h>
 #endif
 
 namespace perrin::trainer {
-namespace {
 
 bool multiplies_bfloat16(at::Device device) {
 #if PERRIN_HAS_CUDA
@@ -18,11 +19,17 @@ bool multiplies_bfloat16(at::Device device) {
 #endif
 }
 
-}  // namespace
-
 at::ScalarType compute_type(Precision precision, at::Device device) {
   const bool bf16 = precision == Precision::bf16 || (precision == Precision::automatic && multiplies_bfloat16(device));
   return bf16 ? at::kBFloat16 : at::kFloat;
+}
+
+std::string chosen_type(Precision asked, at::ScalarType chosen, at::Device device) {
+  const std::string name = chosen == at::kFloat ? "fp32" : "bf16";
+  if (asked != Precision::automatic) return name;
+  if (chosen == at::kBFloat16) return name + " (auto: " + device.str() + " has bfloat16 instructions)";
+  return name + " (auto: " + (multiplies_bfloat16(device) ? "another rank" : device.str()) +
+         " has no bfloat16 instructions)";
 }
 
 }  // namespace perrin::trainer

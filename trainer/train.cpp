@@ -155,7 +155,12 @@ TrainOutcome train(const Config& config, const std::string& resolved_config, com
       if (!diverged)
         spdlog::info("{} parameters, {} training images, global batch {} over {} rank{} on {} in {}",
                      state.arena.layout().numel(), train_set.size(), config.train.batch_size, world.size(),
-                     world.size() == 1 ? "" : "s", device.str(), compute == at::kFloat ? "fp32" : "bf16");
+                     world.size() == 1 ? "" : "s", device.str(), chosen_type(config.train.precision, compute, device));
+      if (!diverged && compute == at::kBFloat16 && !multiplies_bfloat16(device))
+        spdlog::warn(
+            "train.precision is bf16, and {} has no instructions for it, so this run is slower than in fp32; "
+            "--train.precision=auto takes bf16 only where it is faster",
+            device.str());
       warn_of_other_bits(config, origin.machine, resumed ? resumed->machine : "");
       if (resumed && !diverged)
         spdlog::info("going on from {} (step {})", resumed->checkpoint.string(), state.progress.step);

@@ -55,6 +55,7 @@ class TrainingSteps:
         self.optimizer = Optimizer(module.parameters()) if optimizer else None
         self.module = module
         self.position = 0
+        self.losses = []
 
     def step(self):
         rows = [(self.position + row) % SYNTHETIC_IMAGES for row in self.rows]
@@ -71,11 +72,14 @@ class TrainingSteps:
             self.module.zero_grad(set_to_none=True)
         return loss
 
-    def losses(self, count):
-        return [self.step().item() for _ in range(count)]
+    def first_losses(self, count):
+        """Those of the first steps ever made; makes what is missing."""
+        while len(self.losses) < count:
+            self.losses.append(self.step().item())
+        return self.losses[:count]
 
     def images_per_second(self, steps):
         begun = time.monotonic()
         for _ in range(steps):
-            self.step().item()  # perrin too brings each loss to the host
+            self.losses.append(self.step().item())  # perrin too brings each loss to the host
         return steps * self.batch / (time.monotonic() - begun)

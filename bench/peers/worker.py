@@ -48,12 +48,15 @@ class Step:
         self.steps = content.TrainingSteps(module, predict, task["shape"], task["batch"], share, optimizer=task["how"] != "stripped",
                                            memory_format=memory_format)
 
-    def warm_up(self, steps):
-        begun = time.monotonic()
-        losses = self.steps.losses(1)
-        first, taken = seconds_since_start(), time.monotonic() - begun
-        losses += self.steps.losses(steps - 1)
-        return {"parameters": self.parameters, "losses": losses, "first_step_seconds": first, "first_step_alone_seconds": taken}
+    def first(self, _):
+        value = self.steps.images_per_second(1)
+        return {"value": value, "first_step_seconds": seconds_since_start(), "seconds": self.steps.batch / value}
+
+    def trial(self, _):
+        return {"value": self.steps.images_per_second(1)}
+
+    def losses(self, steps):
+        return {"losses": self.steps.first_losses(steps)}
 
     def measure(self, steps):
         return {"value": self.steps.images_per_second(steps), "peak_bytes": peak_bytes()}
@@ -64,11 +67,16 @@ class Isolated:
         from peers import isolated, network
 
         model = network.load(task["folder"]).eval()
-        self.work = isolated.Isolated(isolated.calls_of(model, task["shape"], task["batch"]), task["batch"], network.TYPES[task["precision"]])
+        self.parameters = network.parameters_of(model)
+        calls = isolated.calls_of(model, task["shape"], task["batch"])
+        self.prepare = lambda: isolated.Isolated(calls, task["batch"], network.TYPES[task["precision"]])
 
-    def warm_up(self, _):
-        self.work.images_per_second(1)
-        return {}
+    def first(self, _):
+        self.work = self.prepare()  # calls each operation already
+        return self.trial(1)
+
+    def trial(self, _):
+        return {"value": self.work.images_per_second(1)}
 
     def measure(self, _):
         return {"value": self.work.images_per_second(3)}
@@ -95,16 +103,21 @@ class Sample:
         self.pipeline = DDIMPipeline(unet, scheduler)
         self.pipeline.set_progress_bar_config(disable=True)
 
-    def draw(self, steps):
+    def images_per_second(self, steps):
+        """At the length of a whole sampling, seen from so many of its steps."""
         begun = time.monotonic()
         self.pipeline(batch_size=self.task["batch"], num_inference_steps=steps, eta=0.0, output_type="np")
-        return time.monotonic() - begun
+        return self.task["batch"] / (time.monotonic() - begun) * steps / self.task["sampling_steps"]
 
-    def warm_up(self, _):
-        return {"parameters": self.parameters, "first_step_alone_seconds": self.draw(1)}
+    def first(self, _):
+        begun = time.monotonic()
+        return {"value": self.images_per_second(1), "seconds": time.monotonic() - begun}
+
+    def trial(self, _):
+        return {"value": self.images_per_second(1)}
 
     def measure(self, _):
-        return {"value": self.task["batch"] / self.draw(self.task["sampling_steps"])}
+        return {"value": self.images_per_second(self.task["sampling_steps"])}
 
 
 class Optimizer:
@@ -127,9 +140,9 @@ class Optimizer:
         self.optimizer.step()
         return time.monotonic() - begun
 
-    def warm_up(self, _):
+    def first(self, _):
         self.once(), self.once()
-        return {"parameters": self.parameters}
+        return {}
 
     def measure(self, _):
         times = sorted(self.once() for _ in range(10))
@@ -148,7 +161,8 @@ def main():
     work = KINDS[task["kind"]](task)
     for line in sys.stdin:
         request = json.loads(line)
-        answer = getattr(work, request["do"])(request["steps"])
+        loading = request["do"] == "load"  # answered once that is over
+        answer = {"parameters": work.parameters} if loading else getattr(work, request["do"])(request["steps"])
         print(json.dumps(answer), file=answers, flush=True)
 
 

@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -15,6 +16,7 @@
 #include "trainer/evaluate/sample_images.hpp"
 #include "trainer/model/architecture.hpp"
 #include "trainer/optimize/parameter_arena.hpp"
+#include "trainer/precision.hpp"
 
 namespace perrin::launch {
 namespace {
@@ -32,16 +34,21 @@ ExitCode bench_sample(const SampleBenchArguments& arguments, Session& session) {
   const at::Device device = bind_device(config.distributed, world);
   const trainer::ModelConfig model =
       trainer::with_output_channels(config.model, network.image, config.diffusion.variance_type);
-  trainer::ParameterArena arena(trainer::unet_parameters(model, network.image), 0, config.run.seed, device);
+  const at::ScalarType compute = trainer::compute_type(config.train.precision, device);
+  trainer::ParameterArena arena(trainer::unet_parameters(model, network.image), 0, config.run.seed, device, {},
+                                compute);
   const trainer::UNet unet(model, network.image, arena.frozen(arena.weights()), arena.layout().memory_format());
 
   std::vector<double> rates;
   const std::int64_t images = config.sample.rows * config.sample.columns;
-  for (int round = 0; round <= arguments.rounds; ++round) {  // the first one warms up
+  trainer::Config warm_up = config;
+  warm_up.sample.steps = std::min<std::int64_t>(config.sample.steps, 2);
+  trainer::sample_images(unet, warm_up, network.image, world.control(), device);
+  for (int round = 0; round < arguments.rounds; ++round) {
     const auto begun = std::chrono::steady_clock::now();
     trainer::sample_images(unet, config, network.image, world.control(), device);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
-    if (round > 0) rates.push_back(static_cast<double>(images) / seconds);
+    rates.push_back(static_cast<double>(images) / seconds);
   }
   const std::int64_t peak = world.control().all_reduce_value(peak_resident_bytes(), comm::ReduceOp::max);
   if (!world.is_root()) return ExitCode::ok;
@@ -51,6 +58,7 @@ ExitCode bench_sample(const SampleBenchArguments& arguments, Session& session) {
                                      {"parameters", arena.layout().numel()},
                                      {"ranks", world.size()},
                                      {"threads", at::get_num_threads()},
+                                     {"precision", compute == at::kFloat ? "fp32" : "bf16"},
                                      {"images", images},
                                      {"batch", config.sample.batch_size},
                                      {"sampling_steps", config.sample.steps},
@@ -60,10 +68,10 @@ ExitCode bench_sample(const SampleBenchArguments& arguments, Session& session) {
     fmt::print("{}\n", report.dump());
     return ExitCode::ok;
   }
-  fmt::print("{}: {} parameters, {} images in batches of {}, {} steps, {} rank{} of {} thread{}, {} rounds\n",
+  fmt::print("{}: {} parameters, {} images in batches of {}, {} steps, {} rank{} of {} thread{} in {}, {} rounds\n",
              network.name, arena.layout().numel(), images, config.sample.batch_size, config.sample.steps, world.size(),
              world.size() == 1 ? "" : "s", at::get_num_threads(), at::get_num_threads() == 1 ? "" : "s",
-             arguments.rounds);
+             trainer::chosen_type(config.train.precision, compute, device), arguments.rounds);
   fmt::print("{:.4g} images/s ({:.4g} to {:.4g}), at most {:.0f} MB a rank\n", rate.median, rate.lowest, rate.highest,
              static_cast<double>(peak) / 1e6);
   return ExitCode::ok;

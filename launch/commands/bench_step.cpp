@@ -23,6 +23,7 @@
 #include "launch/writable_folder.hpp"
 #include "trainer/interchange/diffusers_export.hpp"
 #include "trainer/optimize/adam_ema.hpp"
+#include "trainer/precision.hpp"
 #include "trainer/synthetic_steps.hpp"
 
 namespace perrin::launch {
@@ -163,11 +164,17 @@ ExitCode bench_step(const StepArguments& arguments, Session& session) {
   if (!world.is_root()) return ExitCode::ok;
 
   const Spread rate(figures.images_per_second);
+  const at::ScalarType compute = trainer::compute_type(config.train.precision, device);
   if (arguments.json) {
-    nlohmann::ordered_json report = {{"network", network.name},          {"parameters", steps.parameters()},
-                                     {"device", device.str()},           {"ranks", world.size()},
-                                     {"threads", at::get_num_threads()}, {"batch", batch},
-                                     {"steps", arguments.steps},         {"rounds", arguments.rounds}};
+    nlohmann::ordered_json report = {{"network", network.name},
+                                     {"parameters", steps.parameters()},
+                                     {"device", device.str()},
+                                     {"precision", compute == at::kFloat ? "fp32" : "bf16"},
+                                     {"ranks", world.size()},
+                                     {"threads", at::get_num_threads()},
+                                     {"batch", batch},
+                                     {"steps", arguments.steps},
+                                     {"rounds", arguments.rounds}};
     rate.write(report, "images_per_second");
     report["first_step_seconds"] = figures.first_step_seconds;
     report["peak_bytes"] = peak;
@@ -176,9 +183,10 @@ ExitCode bench_step(const StepArguments& arguments, Session& session) {
     fmt::print("{}\n", report.dump());
     return ExitCode::ok;
   }
-  fmt::print("{}: {} parameters, batch {} over {} rank{} of {} thread{} on {}, {} rounds of {} steps\n", network.name,
-             steps.parameters(), batch, world.size(), world.size() == 1 ? "" : "s", at::get_num_threads(),
-             at::get_num_threads() == 1 ? "" : "s", device.str(), arguments.rounds, arguments.steps);
+  fmt::print("{}: {} parameters, batch {} over {} rank{} of {} thread{} on {} in {}, {} rounds of {} steps\n",
+             network.name, steps.parameters(), batch, world.size(), world.size() == 1 ? "" : "s", at::get_num_threads(),
+             at::get_num_threads() == 1 ? "" : "s", device.str(),
+             trainer::chosen_type(config.train.precision, compute, device), arguments.rounds, arguments.steps);
   fmt::print("{:.4g} images/s ({:.4g} to {:.4g}), first step over {:.2f} s after the start, at most {:.0f} MB a rank\n",
              rate.median, rate.lowest, rate.highest, figures.first_step_seconds, static_cast<double>(peak) / 1e6);
   if (arguments.losses) {

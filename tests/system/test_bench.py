@@ -3,8 +3,12 @@
 import json
 import subprocess
 import sys
+import time
 
+import compare
 import pytest
+import report
+import turns
 
 FACTORS = {"all_reduce": lambda n: 2 * (n - 1) / n, "reduce_scatter": lambda n: (n - 1) / n, "all_gather": lambda n: (n - 1) / n,
            "all_to_all": lambda n: (n - 1) / n, "broadcast": lambda n: 1}
@@ -162,11 +166,77 @@ def test_a_step_that_cannot_be_measured_is_said(perrin, options, ranks, code, sa
     assert said in outcome.stderr
 
 
+def compared(source_dir, build_dir, *options):
+    """@return the JSON rows of the smallest comparison, and what it said beside them"""
+    command = [sys.executable, source_dir / "bench/compare.py", "--build", build_dir, "--networks", "small", "--quick", "--rounds", "1", "--no-compile",
+               "--json", *options]
+    outcome = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert outcome.returncode == 0, outcome.stderr
+    return [json.loads(line) for line in outcome.stdout.splitlines()], outcome.stderr
+
+
 def test_peers_do_the_same_work_in_turns(source_dir, build_dir):
     pytest.importorskip("diffusers")
-    command = [sys.executable, source_dir / "bench/compare.py", "--build", build_dir, "--only", "optimizer", "--networks", "small", "--quick", "--json"]
-    outcome = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert outcome.returncode == 0, outcome.stderr
-    rows = [json.loads(line) for line in outcome.stdout.splitlines()]
+    rows, said = compared(source_dir, build_dir, "--only", "optimizer")
     assert {row["name"] for row in rows if "name" in row} == {"perrin", "torch-fused-adam"}
-    assert rows[-1]["ratio_optimizer_vs_torch"] > 0 and "0 skipped" in outcome.stderr
+    assert rows[-1]["ratio_optimizer_vs_torch"] > 0 and "0 skipped" in said
+
+
+@pytest.mark.slow  # a minute and a half on two quiet cores: ten programs that import PyTorch
+@pytest.mark.timeout(960)
+@pytest.mark.parametrize("section, names, ratios", [
+    ("step", {"perrin-fp32", "diffusers-fp32-nchw", "isolated-fp32"},
+     {"ratio_step_best_vs_best_peer", "ratio_step_best_vs_stripped", "ratio_step_best_vs_isolated", "ratio_step_best_vs_diffusers_as_it_comes",
+      "ratio_step_fp32_vs_stripped_fp32", "ratio_step_2x1_vs_1x2", "ratio_step_2x1_vs_ddp"}),
+    ("sample", {"perrin-fp32"}, {"ratio_sample_best_vs_best_eager"}),
+    ("memory", {"perrin", "diffusers"}, {"ratio_first_step_vs_diffusers", "ratio_peak_memory_vs_diffusers"}),
+])
+def test_every_section_measures_its_peers(source_dir, build_dir, section, names, ratios):
+    pytest.importorskip("diffusers")
+    rows, said = compared(source_dir, build_dir, "--only", section)
+    assert names <= {row["name"] for row in rows if row.get("rounds")}, said
+    assert ratios <= rows[-1].keys() and all(rows[-1][name] > 0 for name in ratios)
+    if section == "step":
+        assert "mean loss of 20 steps" in said
+        # Each precision either takes part, or the reason why not is said.
+        assert {row["name"] for row in rows if "name" in row} >= {"perrin-fp32", "perrin-bf16", "diffusers-bf16-nchw"} or "skipped: " in said
+
+
+class Member:
+    """Answers at once, until its last turn."""
+
+    def __init__(self, turns):
+        self.turns = turns
+
+    def ask(self, *_):
+        if self.turns == 0:
+            raise turns.MemberFailed("out of memory")
+        self.turns -= 1
+        return {"value": 1.0}
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def said():
+    return report.Report(as_json=True)
+
+
+def test_a_member_that_fails_leaves_the_turns_aloud(said, capsys):
+    answers = turns.take_turns({"steady": Member(9), "brittle": Member(1)}, rounds=3, steps=1, deadline=time.monotonic() + 60, report=said)
+    assert {name: len(rounds) for name, rounds in answers.items()} == {"steady": 3}
+    assert said.skipped == ["brittle"] and "failed in round 2: out of memory" in capsys.readouterr().err
+
+
+def test_no_round_but_the_first_begins_after_the_deadline(said, capsys):
+    assert len(turns.take_turns({"late": Member(9)}, rounds=5, steps=1, deadline=time.monotonic() - 1, report=said)["late"]) == 1
+    assert "1 of 5 rounds" in capsys.readouterr().err
+
+
+def test_a_mode_of_less_than_half_the_speed_is_reported_once(said, capsys):
+    comparison = compare.Comparison(None, said, None, "step", "small", 0)
+    assert [comparison.admit(name, "peer", value) for name, value in (("a", 10), ("b", 4.9), ("c", 5), ("d", 21), ("e", 10))] == [True, False, True, True, False]
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["name"], row["images_per_second"], row["rounds"]) for row in rows] == [("b", 4.9, 0), ("e", 10, 0)]
+    assert said.left_out_of_rounds == ["b", "e"]

@@ -55,11 +55,22 @@ def test_a_run_may_change_its_precision(perrin, write_config):
     assert [step for step, _ in losses(run)] == list(range(1, 21))
 
 
-def test_auto_goes_by_the_processor(perrin, write_config):
-    flags = subprocess.run(["grep", "-m1", "^flags", "/proc/cpuinfo"], capture_output=True, text=True).stdout.split()
+def has_bfloat16_instructions():
+    return "avx512_bf16" in subprocess.run(["grep", "-m1", "^flags", "/proc/cpuinfo"], capture_output=True, text=True).stdout.split()
+
+
+def test_auto_goes_by_the_processor_and_says_so(perrin, write_config):
     config, _ = write_config(**{"train.steps": 1, "train.precision": "auto"})
     said = perrin("train", config)
-    assert ("in bf16" if "avx512_bf16" in flags else "in fp32") in said.stdout + said.stderr
+    assert f"on cpu in {'bf16 (auto: cpu has' if has_bfloat16_instructions() else 'fp32 (auto: cpu has no'} bfloat16 instructions)" in said.stdout
+    assert "train.precision" not in said.stderr
+
+
+def test_bf16_that_the_processor_lacks_is_warned_of(perrin, write_config):
+    config, _ = write_config(**{"train.steps": 1, "train.precision": "bf16"})
+    said = perrin("train", config)
+    assert "on cpu in bf16" in said.stdout
+    assert ("cpu has no instructions for it" in said.stderr) == (not has_bfloat16_instructions())
 
 
 def test_a_picture_of_bf16_is_that_of_training_to_one_level(perrin, write_config):

@@ -4,7 +4,8 @@
 
 namespace perrin::launch {
 
-/// What the memory of this machine gives: memcpy between two buffers far larger than the caches, by LibTorch's threads.
+/// What the memory of this machine gives: a copy between two buffers far larger than the caches, by LibTorch's threads,
+/// in which each byte crosses twice, once read and once written.
 class CopyBandwidth {
  public:
   CopyBandwidth();

@@ -1,13 +1,9 @@
 #include "trainer/kernels/group_norm.hpp"
 
 #include "trainer/kernels/group_norm_plan.hpp"
+#include "trainer/kernels/with_lanes.hpp"
 
 namespace perrin::trainer {
-
-struct PortableLanes;
-struct Avx2Lanes;
-struct Avx512Lanes;
-
 namespace group_norm_code {
 
 // Each is compiled in the file of its instruction set.
@@ -21,16 +17,6 @@ void backward(const GroupNormShape& shape, const GroupNormParameters& parameters
 }  // namespace group_norm_code
 
 namespace {
-
-/// Calls work.operator()<Lanes>() with the lanes of the instruction set.
-template <typename Work>
-void with_lanes(InstructionSet set, const Work& work) {
-#if defined(__x86_64__)
-  if (set == InstructionSet::avx512) return work.template operator()<Avx512Lanes>();
-  if (set == InstructionSet::avx2) return work.template operator()<Avx2Lanes>();
-#endif
-  work.template operator()<PortableLanes>();
-}
 
 template <typename T>
 void forward(const GroupNormShape& shape, const GroupNormParameters& parameters, const GroupNormForward<T>& tensors,

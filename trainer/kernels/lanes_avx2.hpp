@@ -8,8 +8,25 @@
 
 namespace perrin::trainer {
 
+/// As PortableSums, in two registers.
+struct Avx2Sums {
+  static constexpr int kCount = 8;
+  __m256d low = _mm256_setzero_pd(), high = _mm256_setzero_pd();
+
+  void add_squares(const float* from) {
+    const __m256d a = _mm256_cvtps_pd(_mm_loadu_ps(from)), b = _mm256_cvtps_pd(_mm_loadu_ps(from + 4));
+    low = _mm256_fmadd_pd(a, a, low);
+    high = _mm256_fmadd_pd(b, b, high);
+  }
+  void store(double* to) const {
+    _mm256_storeu_pd(to, low);
+    _mm256_storeu_pd(to + 4, high);
+  }
+};
+
 /// As PortableLanes, in two registers.
 struct Avx2Lanes {
+  using Sums = Avx2Sums;
   static constexpr int kCount = 16;
   static constexpr int kVectorsAtOnce = 2;  // of the 16 registers 12 hold the sums of 2 vectors
   __m256 low, high;
@@ -58,6 +75,7 @@ struct Avx2Lanes {
   static Avx2Lanes fma(Avx2Lanes a, Avx2Lanes b, Avx2Lanes c) {
     return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
   }
+  static Avx2Lanes sqrt(Avx2Lanes a) { return {_mm256_sqrt_ps(a.low), _mm256_sqrt_ps(a.high)}; }
   static Avx2Lanes min(Avx2Lanes a, Avx2Lanes b) {
     return {_mm256_min_ps(a.low, b.low), _mm256_min_ps(a.high, b.high)};
   }

@@ -8,8 +8,21 @@
 
 namespace perrin::trainer {
 
+/// As PortableSums, in one register.
+struct Avx512Sums {
+  static constexpr int kCount = 8;
+  __m512d sums = _mm512_setzero_pd();
+
+  void add_squares(const float* from) {
+    const __m512d a = _mm512_cvtps_pd(_mm256_loadu_ps(from));
+    sums = _mm512_fmadd_pd(a, a, sums);
+  }
+  void store(double* to) const { _mm512_storeu_pd(to, sums); }
+};
+
 /// As PortableLanes, in one register.
 struct Avx512Lanes {
+  using Sums = Avx512Sums;
   static constexpr int kCount = 16;
   static constexpr int kVectorsAtOnce = 4;  // of the 32 registers 12 hold the sums of 4 vectors
   __m512 value;
@@ -36,6 +49,7 @@ struct Avx512Lanes {
   static Avx512Lanes fma(Avx512Lanes a, Avx512Lanes b, Avx512Lanes c) {
     return {_mm512_fmadd_ps(a.value, b.value, c.value)};
   }
+  static Avx512Lanes sqrt(Avx512Lanes a) { return {_mm512_sqrt_ps(a.value)}; }
   static Avx512Lanes min(Avx512Lanes a, Avx512Lanes b) { return {_mm512_min_ps(a.value, b.value)}; }
   static Avx512Lanes max(Avx512Lanes a, Avx512Lanes b) { return {_mm512_max_ps(a.value, b.value)}; }
   static Avx512Lanes add_to_exponent(Avx512Lanes a, Avx512Lanes b) {

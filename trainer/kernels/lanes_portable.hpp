@@ -9,12 +9,27 @@
 
 namespace perrin::trainer {
 
+/// Eight float64 in which squares add up; as PortableLanes, one type for each instruction set with the same bits.
+struct PortableSums {
+  static constexpr int kCount = 8;
+  double value[kCount] = {};
+
+  /// Adds the squares of eight float32, each of them exact in float64.
+  void add_squares(const float* from) {
+    for (int i = 0; i < kCount; ++i) value[i] += static_cast<double>(from[i]) * from[i];
+  }
+  void store(double* to) const {
+    for (int i = 0; i < kCount; ++i) to[i] = value[i];
+  }
+};
+
 /// Sixteen float32 worked on together. PortableLanes, Avx2Lanes and Avx512Lanes have the same members, and each member
 /// gives the same bits in all three (NaN apart, which stays NaN): kernels are templates over them.
 ///
 /// The files of different instruction sets end up in one program, so what they instantiate must carry the type of the
 /// lanes in its name: a std::min compiled for AVX-512 may be the one that the linker keeps for all.
 struct PortableLanes {
+  using Sums = PortableSums;
   static constexpr int kCount = 16;
   static constexpr int kVectorsAtOnce = 1;  ///< that a kernel works on together, as the registers allow
   alignas(64) float value[kCount];
@@ -72,6 +87,9 @@ struct PortableLanes {
   /// a b + c, rounded once.
   static PortableLanes fma(const PortableLanes& a, const PortableLanes& b, const PortableLanes& c) {
     return each([&](int i) { return __builtin_fmaf(a.value[i], b.value[i], c.value[i]); });
+  }
+  static PortableLanes sqrt(const PortableLanes& a) {
+    return each([&](int i) { return __builtin_sqrtf(a.value[i]); });
   }
   /// b where either is NaN.
   static PortableLanes min(const PortableLanes& a, const PortableLanes& b) {

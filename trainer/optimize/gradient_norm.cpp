@@ -9,18 +9,11 @@
 #include <stdexcept>
 #include <vector>
 
+#include "trainer/kernels/optimizer_pass.hpp"
 #include "trainer/optimize/parameter_arena.hpp"
 
 namespace perrin::trainer {
 namespace {
-
-/// Sum of squares with eight independent chains: a fixed order that still fills the pipeline.
-__attribute__((target_clones("avx512f", "avx2", "default"))) double sum_of_squares(const float* block) {
-  double lanes[8] = {};
-  for (std::int64_t i = 0; i < kNormBlock; i += 8)
-    for (int lane = 0; lane < 8; ++lane) lanes[lane] += static_cast<double>(block[i + lane]) * block[i + lane];
-  return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
-}
 
 /// The sum of squares of each block of a flat buffer; `sums` has a place for each.
 void sum_blocks(const at::Tensor& flat, std::span<double> sums) {
@@ -32,8 +25,7 @@ void sum_blocks(const at::Tensor& flat, std::span<double> sums) {
   }
   const float* values = flat.const_data_ptr<float>();
   at::parallel_for(0, static_cast<std::int64_t>(sums.size()), 16, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t b = begin; b < end; ++b)
-      sums[static_cast<std::size_t>(b)] = sum_of_squares(values + b * kNormBlock);
+    sums_of_squares(values + begin * kNormBlock, kNormBlock, end - begin, sums.data() + begin);
   });
 }
 

@@ -1,0 +1,9 @@
+#include "trainer/kernels/lanes_avx512.hpp"
+#include "trainer/kernels/optimizer_pass_code.hpp"
+
+namespace perrin::trainer::optimizer_pass_code {
+
+template void sums_of_squares<Avx512Lanes>(const float*, std::int64_t, std::int64_t, double*);
+template void adam_update<Avx512Lanes>(const AdamArrays&, const AdamScalars&, std::int64_t, std::int64_t);
+
+}  // namespace perrin::trainer::optimizer_pass_code

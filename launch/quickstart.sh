@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a clone to a picture: sets up, builds, prepares Fashion-MNIST, trains on 2 ranks, evaluates, samples and exports.
+# From a clone to pictures and their score: sets up, builds, prepares Fashion-MNIST, trains on 2 ranks, evaluates, samples, exports and scores.
 # Run again, it does only what is missing; interrupted, it goes on where it stopped.
 set -euo pipefail
 # shellcheck source=launch/common.sh
@@ -10,7 +10,8 @@ usage() {
 Usage: launch/quickstart.sh [--cuda auto|on|off] [--libtorch DIR]
 
 Installs what is missing, builds perrin, converts Fashion-MNIST, trains a small diffusion model from
-configs/quickstart.toml, evaluates it on held-out images, draws an 8x8 grid of samples and exports the model.
+configs/quickstart.toml, evaluates it on held-out images, draws an 8x8 grid of samples, exports the model and
+scores its samples.
 About 20 minutes on two CPU cores the first time. Run again, it does only what is missing.
 
   --cuda MODE     auto (default): build for GPUs if the CUDA toolkit is found; on: required; off: CPU only
@@ -42,9 +43,10 @@ readonly kDatasets=datasets/fashion-mnist
 readonly kClassNames="T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
 readonly kConfig=configs/quickstart.toml
 readonly kRun=runs/quickstart
+readonly kSamples=500
 
 step=0
-step() { step=$((step + 1)); say "[$step/7] $*"; }
+step() { step=$((step + 1)); say "[$step/8] $*"; }
 
 # --- Build -----------------------------------------------------------------------------------------------------------
 
@@ -117,6 +119,7 @@ trained=${checkpoint##*/}
 evaluation="$kRun/evaluation-$trained.txt"
 grid="$kRun/grid-$trained.png"
 export_folder="$kRun/export-$trained"
+scores="$kRun/scores-$trained.json"
 
 # In sessions of their own: a Ctrl-C would reach mpirun besides the TERM from here, and at a second signal it leaves without its ranks.
 step "Evaluate on held-out images"
@@ -132,6 +135,16 @@ step "Draw an 8x8 grid of samples"
 step "Export for diffusers"
 [[ -e "$export_folder" ]] || run "$perrin" export "$kRun" --output "$export_folder" || exit 1
 
+step "Score $kSamples samples"
+if [[ ! -e "$scores" ]]; then
+  run setsid "${mpirun[@]}" "$perrin" evaluate "$kRun" --samples "$kSamples" --json >"$scores.tmp" || exit 1
+  mv "$scores.tmp" "$scores"
+fi
+# figure KEY DIGITS: a number of the scores, which are one key a line.
+figure() { LC_ALL=C printf "%.$2f" "$(sed -n "s/^ *\"$1\": \([-+.0-9e]*\),\{0,1\}$/\1/p" "$scores")"; }
+score="fashion_fid $(figure fashion_fid 1) of $(figure n 0) samples"
+say "      $score: how far their features are from those of the $(figure reference_images 0) training images; lower is better"
+
 if ((status == kUnfinished)); then
   next="launch/quickstart.sh again: the time budget of $kConfig was over before its last step"
 else
@@ -144,6 +157,7 @@ Done in $((SECONDS / 60)) min $((SECONDS % 60)) s.
   metrics     $kRun/metrics.jsonl
   checkpoint  $checkpoint
   export      $export_folder (a diffusers folder, for DDPMPipeline.from_pretrained)
+  score       $score ($scores; what it is: docs/evaluation.md)
 
 Next:
   train on        $next

@@ -220,7 +220,7 @@ struct SampleConfig {
   std::int64_t columns = 8;
   std::uint64_t seed = 0;
   std::int64_t batch_size =
-      16;  ///< images of one forward pass; whole batches go to ranks, so that the ranks do not show in the images
+      16;  ///< images that a rank draws at a time; whole batches go to ranks, on the CPU in tiles (sample_tiles.hpp)
 };
 
 using comm::DeviceChoice;

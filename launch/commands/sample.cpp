@@ -93,7 +93,7 @@ void write_progression(const Predictor& predictor, const StoredRun& run, at::Dev
                        const std::filesystem::path& file) {
   constexpr std::int64_t kMostImages = 8, kPictures = 10;
   const trainer::SampleConfig& sample = run.config.sample;
-  const std::int64_t images = std::min({sample.rows * sample.columns, sample.batch_size, kMostImages});
+  const std::int64_t images = std::min(sample.rows * sample.columns, kMostImages);
   const at::Tensor pictures = trainer::sample_progression(predictor.model, run.config, run.manifest.origin.image_shape,
                                                           device, images, kPictures);
   trainer::write_png(file, trainer::make_grid(pictures, images, kPictures));
@@ -161,9 +161,9 @@ Command sample_command(CLI::App& program, const std::vector<Override>& overrides
                 "Write FILE-progression.png too: what the network took the first images for, from noise to image");
   add_device_options(*app, arguments->source);
   app->footer(
-      "Image i depends on the seed and i alone, not on the number of ranks. Every other key of [sample] may be given "
-      "as\n"
-      "--sample.key=value.\n"
+      "Image i depends on the seed and i alone, not on the number of ranks, nor on the CPU on sample.batch_size. "
+      "Every\n"
+      "other key of [sample] may be given as --sample.key=value.\n"
       "\n"
       "Examples:\n"
       "  perrin sample runs/quickstart --grid 8x8 --steps 100 --output samples.png\n"

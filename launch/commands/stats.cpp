@@ -21,6 +21,7 @@ struct StatsArguments {
   std::filesystem::path dataset, output;
   ExtractorArguments extractor{.extractor = "builtin", .sha256 = {}};
   DeviceOptions device;
+  int threads = 0;
 };
 
 ExitCode stats(const StatsArguments& arguments, Session& session) {
@@ -28,7 +29,8 @@ ExitCode stats(const StatsArguments& arguments, Session& session) {
     throw UsageError(arguments.output.string() + " exists already; name another --output, or remove it first");
   require_writable_folder(arguments.output.parent_path());
   const data::Dataset dataset(arguments.dataset);
-  const trainer::DistributedConfig config = arguments.device.config();
+  trainer::DistributedConfig config = arguments.device.config();
+  config.threads = arguments.threads;
   comm::World& world = session.start_world(world_options(config, /*require_all_slurm_tasks=*/false));
   const at::Device device = bind_device(config, world);
   const auto extractor = trainer::open_extractor(arguments.extractor.extractor, arguments.extractor.sha256, device);
@@ -53,8 +55,13 @@ Command stats_command(CLI::App& program) {
       ->type_name("FILE.npz");
   add_extractor_options(*app, arguments->extractor, "builtin");
   add_device_options(*app, arguments->device, "Where features are computed");
+  app->add_option("--threads", arguments->threads, "Threads of each rank on the CPU; 0: its share of the cores")
+      ->check(CLI::Range(0, 4096).description(""))
+      ->type_name("N")
+      ->capture_default_str();
   app->footer(
-      "Every image, not mirrored; ranks share the work, with the same result on any number of them.\n"
+      "Every image, not mirrored; ranks share the work, with the same result on any number of them with the same\n"
+      "threads each.\n"
       "\n"
       "Examples:\n"
       "  perrin stats datasets/fashion-mnist/train --output fashion.npz\n"

@@ -526,10 +526,12 @@ void add_sample(std::vector<Key>& keys) {
   keys.push_back(Entry("sample.seed", &Config::sample, &SampleConfig::seed, "Key of the noise that samples start from.")
                      .in(at_least(0))
                      .changeable());
-  keys.push_back(Entry("sample.batch_size", &Config::sample, &SampleConfig::batch_size,
-                       "Images in one forward pass of the sampler.")
-                     .in(at_least(1))
-                     .changeable());
+  keys.push_back(
+      Entry("sample.batch_size", &Config::sample, &SampleConfig::batch_size,
+            "Images that a rank draws at a time: on a GPU in one forward pass, on the CPU in tiles of 16, so that "
+            "there it shows in no image.")
+          .in(at_least(1))
+          .changeable());
 }
 
 void add_distributed(std::vector<Key>& keys) {

@@ -121,6 +121,7 @@ run_folder="$root$home/perrin/runs/quickstart"
 grid=$(find "$run_folder" -maxdepth 1 -name 'grid-*.png' | head -n 1)
 [[ -s "$grid" ]] || fail "the quickstart left no grid of samples"
 compgen -G "$run_folder/export-*/unet/*.safetensors" >/dev/null || fail "the quickstart left no export"
+compgen -G "$run_folder/scores-*.json" >/dev/null || fail "the quickstart left no score of its samples"
 cp "$grid" "$logs/grid.png"
 quickstart second-run
 second=$took

@@ -28,7 +28,10 @@ case "$1" in
          touch runs/quickstart/checkpoints/step-00000900/manifest.json; echo step-00000900 >runs/quickstart/checkpoints/latest
          [ "${TRAIN_STATUS:-0}" != 0 ] || echo step 900 >runs/quickstart/COMPLETED
          exit "${TRAIN_STATUS:-0}" ;;
-  evaluate) echo "held-out loss 0.05" ;;
+  evaluate) case "$*" in
+      *--samples*) printf '{\\n  "checkpoint": "c",\\n  "n": 500,\\n  "fashion_fid": 48.254321,\\n  "fashion_fid_infinity": 40.0,\\n  "reference_images": 60000\\n}\\n' ;;
+      *) echo "held-out loss 0.05" ;;
+    esac ;;
   sample) touch "$6" ;;
   export) mkdir -p "$4" ;;
 esac
@@ -71,8 +74,10 @@ def quickstart(source_dir, tmp_path):
 def test_first_run_does_all_and_says_where_everything_is(quickstart):
     run, commands = quickstart()
     assert run.returncode == 0, run.stderr
-    assert commands == ["prepare", "prepare", "train", "evaluate", "sample", "export"]
-    for place in ("grid-step-00000900.png", "metrics.jsonl", "checkpoints/step-00000900", "export-step-00000900", "held-out loss 0.05"):
+    assert commands == ["prepare", "prepare", "train", "evaluate", "sample", "export", "evaluate"]
+    for place in ("grid-step-00000900.png", "metrics.jsonl", "checkpoints/step-00000900", "export-step-00000900", "held-out loss 0.05",
+                  "fashion_fid 48.3 of 500 samples: how far their features are from those of the 60000 training images; lower is better",
+                  "fashion_fid 48.3 of 500 samples (runs/quickstart/scores-step-00000900.json"):
         assert place in run.stdout
 
 
@@ -82,18 +87,20 @@ def test_second_run_does_only_what_is_missing(quickstart):
     assert run.returncode == 0 and commands == ["train"]  # which finds its run finished
     (quickstart.folder / "runs" / "quickstart" / "grid-step-00000900.png").unlink()
     assert quickstart()[1] == ["train", "sample"]
+    (quickstart.folder / "runs" / "quickstart" / "scores-step-00000900.json").unlink()
+    assert quickstart()[1] == ["train", "evaluate"]
 
 
 def test_failed_training_ends_it_and_the_next_run_goes_on(quickstart):
     run, commands = quickstart(TRAIN_STATUS="78")
     assert run.returncode == 1 and commands == ["prepare", "prepare", "train"]
     assert "Done" not in run.stdout
-    assert quickstart()[1] == ["train", "evaluate", "sample", "export"]
+    assert quickstart()[1] == ["train", "evaluate", "sample", "export", "evaluate"]
 
 
 def test_time_budget_that_is_over_still_gives_a_picture(quickstart):
     run, commands = quickstart(TRAIN_STATUS="85")
-    assert run.returncode == 0 and commands[-3:] == ["evaluate", "sample", "export"]
+    assert run.returncode == 0 and commands[-4:] == ["evaluate", "sample", "export", "evaluate"]
     assert "launch/quickstart.sh again" in run.stdout
 
 

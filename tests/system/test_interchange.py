@@ -158,6 +158,16 @@ def test_what_cannot_be_done_says_what_to_do(perrin, run, tmp_path, arguments, s
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "tensors.safetensors"]
 
 
+@pytest.mark.parametrize("label", ["4", "0,7", "-1"])
+def test_a_class_that_the_model_does_not_know_is_refused(perrin, trained, tmp_path, label):
+    name, run = trained
+    outcome = perrin("sample", run, f"--class={label}", "--output", tmp_path / "a.png", check=False)
+    assert outcome.returncode == 78 and "sample.classes" in outcome.stderr, outcome.stderr
+    if name == "classes" and label != "-1":
+        assert "the classes are 0 to 3" in outcome.stderr
+    assert not (tmp_path / "a.png").exists()
+
+
 def test_weights_are_chosen_among_those_of_a_run_only(perrin, run, tmp_path):
     perrin("export", run, "--output", tmp_path / "export")
     outcome = perrin("sample", tmp_path / "export", "--weights", "raw", "--output", tmp_path / "a.png", check=False)
@@ -181,14 +191,29 @@ def drawn(perrin, run, tmp_path_factory):
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ancestral", "dpm++2m", "heun"])
-@pytest.mark.parametrize("ranks, batch", [(None, 5), (2, 16), (3, 3)])
-def test_image_i_is_the_same_on_any_number_of_ranks_and_in_any_batch(perrin, run, tmp_path, sampler, ranks, batch):
-    """To a level of a pixel: another batch adds up its products in another order."""
-    arguments = ["sample", run, "--grid", "3x4", "--steps", "5", "--sampler", sampler]
-    perrin(*arguments, "--output", tmp_path / "one.png")
-    perrin(*arguments, f"--sample.batch_size={batch}", "--output", tmp_path / "other.png", ranks=ranks)
-    one, other = (pixels(tmp_path / name).astype(int) for name in ("one.png", "other.png"))
-    assert np.abs(one - other).max() <= (0 if batch == 16 else 1)
+def test_image_i_is_the_same_bits_on_any_number_of_ranks_and_in_any_batch(perrin, run, tmp_path, sampler):
+    def draw(name, *options, **how):
+        perrin("sample", run, "--grid", "3x7", "--steps", "5", "--sampler", sampler, "--threads", 1, "--output", tmp_path / name, *options, **how)
+        return pixels(tmp_path / name)
+
+    expected = draw("expected.png")
+    for ranks, batch in ((None, 1), (2, 3), (3, 8), (4, 64)):
+        np.testing.assert_array_equal(draw(f"{batch}.png", f"--sample.batch_size={batch}", ranks=ranks), expected, err_msg=f"batches of {batch}")
+
+
+def test_guided_images_and_how_they_came_to_be_are_the_same_bits_in_any_batch(perrin, trained, tmp_path):
+    name, run = trained
+    options = ["--class", "3,1", "--guidance", "2"] if name == "classes" else []
+    for batch in (16, 3):
+        perrin("sample", run, "--grid", "2x5", "--steps", "4", "--progression", *options, f"--sample.batch_size={batch}", "--threads", 1,
+               "--output", tmp_path / f"{batch}.png")
+    for suffix in (".png", "-progression.png"):
+        np.testing.assert_array_equal(pixels(tmp_path / f"16{suffix}"), pixels(tmp_path / f"3{suffix}"))
+
+
+def test_an_image_is_the_same_in_a_grid_of_any_size(perrin, run, drawn, tmp_path):
+    perrin("sample", run, "--grid", "1x3", "--steps", "5", "--output", tmp_path / "few.png")
+    np.testing.assert_array_equal(images_of(pixels(tmp_path / "few.png"), 1, 3), drawn[0][:3])
 
 
 def test_a_folder_of_pictures_holds_those_of_the_grid(perrin, run, drawn, tmp_path):

@@ -1,5 +1,6 @@
 """perrin evaluate --samples and perrin stats: the same scores on any number of ranks, resumed, in the files of the field."""
 
+import fcntl
 import hashlib
 import json
 import signal
@@ -11,7 +12,7 @@ from running import Running
 from small_world import make_config
 
 SAMPLES = 100
-DRAW = ["--samples", SAMPLES, "--sample.batch_size=8", "--threads", 1]
+DRAW = ["--samples", SAMPLES, "--sample.batch_size=16", "--threads", 1]
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,13 @@ def scored(perrin, run, tmp_path_factory):
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_samples_and_scores_are_the_same_on_any_number_of_ranks(perrin, run, scored, tmp_path, ranks):
     assert score(perrin, run, tmp_path / "scores", ranks=ranks) == scored[0]
+
+
+@pytest.mark.parametrize("ranks, batch", [(None, 1), (2, 3), (3, 64)])
+def test_samples_and_scores_are_the_same_in_any_batch(perrin, run, scored, tmp_path, ranks, batch):
+    said = perrin("evaluate", run, "--samples", SAMPLES, f"--sample.batch_size={batch}", "--threads", 1, "--output", tmp_path / "scores",
+                  "--json", ranks=ranks)
+    assert json.loads(said.stdout) == scored[0]
 
 
 def test_a_result_says_what_it_was_measured_with(scored):
@@ -76,11 +84,26 @@ def test_a_killed_evaluation_goes_on_where_it_was(perrin, run, scored, mpirun, p
     assert not list(tmp_path.glob("scores/*.part"))
 
 
+def test_what_nobody_goes_on_with_is_removed_by_a_newer_evaluation(perrin, run, tmp_path):
+    folder = tmp_path / "scores"
+    folder.mkdir()
+    abandoned, running, later, foreign = (folder / name for name in (
+        f"samples-step-00000010-{'a' * 16}.part", f"samples-step-00000010-{'b' * 16}.part", f"samples-step-00000030-{'c' * 16}.part",
+        "samples-step-1.part"))
+    for file in (abandoned, running, later, foreign):
+        file.write_text("of other weights")
+    with open(running) as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        score(perrin, run, folder)
+    assert not abandoned.exists() and running.exists() and later.exists() and foreign.exists()
+
+
 def test_statistics_are_numpys_of_the_extractors_features(perrin, datasets, tmp_path, scripted):
     file, sha256 = scripted
     perrin("stats", datasets / "train", "--output", tmp_path / "stats.npz", "--extractor", file, "--extractor-sha256", sha256,
            ranks=3)
-    perrin("stats", datasets / "train", "--output", tmp_path / "one.npz", "--extractor", file, "--extractor-sha256", sha256)
+    perrin("stats", datasets / "train", "--output", tmp_path / "one.npz", "--extractor", file, "--extractor-sha256", sha256,
+           "--threads", 1)
     stats = np.load(tmp_path / "stats.npz")
     assert (tmp_path / "stats.npz").read_bytes() == (tmp_path / "one.npz").read_bytes()
     assert stats["mu"].shape == (4,) and stats["sigma"].shape == (4, 4) and stats["mu"].dtype == np.float64

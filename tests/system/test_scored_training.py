@@ -8,8 +8,8 @@ import pytest
 from running import Running
 from small_world import checkpoint, inspect, rows
 
-SCORED = {"evaluate.samples": 100, "evaluate.samples_every": 10, "sample.batch_size": 8}
-LONG = {**SCORED, "sample.steps": 100, "sample.batch_size": 4}
+SCORED = {"evaluate.samples": 100, "evaluate.samples_every": 10, "sample.batch_size": 16}
+LONG = {**SCORED, "sample.steps": 100}
 UNFINISHED = 85
 
 

@@ -4,6 +4,7 @@
 #include <fstream>
 #include <numeric>
 
+#include "data/data_error.hpp"
 #include "tests/trainer/temporary_folder.hpp"
 #include "trainer/evaluate/batch_journal.hpp"
 
@@ -60,10 +61,21 @@ TEST_F(BatchJournalTest, CountsNothingFromARecordThatWasCutShortOrDamaged) {
   EXPECT_EQ(journal.read(0), record(7));
 }
 
-TEST_F(BatchJournalTest, IsGoneOnceItIsRemoved) {
-  write_three();
-  BatchJournal(path_, "key", kBytes).remove();
+TEST_F(BatchJournalTest, IsRemovedOnlyWhereNobodyWritesIt) {
+  {
+    BatchJournal running(path_, "key", kBytes);
+    BatchJournal::remove_abandoned(path_);
+    EXPECT_TRUE(std::filesystem::exists(path_));
+  }
+  BatchJournal::remove_abandoned(path_);
   EXPECT_FALSE(std::filesystem::exists(path_));
+}
+
+TEST_F(BatchJournalTest, HasOneWriter) {
+  BatchJournal running(path_, "key", kBytes);
+  running.append(record(1));
+  EXPECT_THROW(BatchJournal(path_, "key", kBytes), data::DataError);
+  EXPECT_EQ(running.read(0), record(1));
 }
 
 }  // namespace

@@ -1,7 +1,12 @@
 #include "trainer/evaluate/batch_journal.hpp"
 
+#include <sys/file.h>
+
 #include <algorithm>
+#include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 #include "data/crc32c.hpp"
 #include "data/data_error.hpp"
@@ -12,6 +17,9 @@ namespace {
 
 constexpr std::size_t kHeaderBytes = 64;  // the key's SHA-256, as text
 constexpr std::size_t kChecksumBytes = sizeof(std::uint32_t);
+// The ranks of a start that mpirun was told to end may live a second longer than mpirun.
+constexpr std::chrono::seconds kPatience{3};
+constexpr std::chrono::milliseconds kTryAgain{20};
 
 bool begins_with(const std::filesystem::path& path, const std::string& header) {
   if (!std::filesystem::exists(path)) return false;
@@ -20,6 +28,16 @@ bool begins_with(const std::filesystem::path& path, const std::string& header) {
   std::string found(kHeaderBytes, '\0');
   file.pread_exact(std::as_writable_bytes(std::span(found)), 0);
   return found == header;
+}
+
+/// @return whether nobody else writes it, or the file system has no locks
+bool lock_for_writing(int descriptor) {
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  while (::flock(descriptor, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    if (std::chrono::steady_clock::now() > deadline) return false;
+    std::this_thread::sleep_for(kTryAgain);
+  }
+  return true;
 }
 
 }  // namespace
@@ -33,6 +51,8 @@ BatchJournal::BatchJournal(const std::filesystem::path& path, const std::string&
     data::File::create(path).write_all(std::as_bytes(std::span(header)));
   }
   file_ = data::File::open_for_writing(path);
+  if (!lock_for_writing(file_->descriptor()))
+    throw data::DataError(path, "is being written by another evaluation of the same samples; wait for its result");
   std::vector<std::byte> framed(record_bytes_ + kChecksumBytes);
   while (try_read(size_, framed)) ++size_;
 }
@@ -69,9 +89,9 @@ std::vector<std::uint8_t> BatchJournal::read(std::int64_t batch) const {
   return record;
 }
 
-void BatchJournal::remove() {
-  file_.reset();
-  std::filesystem::remove(path_);
+void BatchJournal::remove_abandoned(const std::filesystem::path& path) {
+  const data::File file = data::File::open_for_writing(path);
+  if (::flock(file.descriptor(), LOCK_EX | LOCK_NB) == 0) std::filesystem::remove(path);
 }
 
 }  // namespace perrin::trainer

@@ -17,6 +17,7 @@
 #include "trainer/evaluate/batch_journal.hpp"
 #include "trainer/evaluate/batches_in_turn.hpp"
 #include "trainer/evaluate/sample_images.hpp"
+#include "trainer/evaluate/sample_tiles.hpp"
 #include "trainer/images.hpp"
 #include "trainer/telemetry/progress_line.hpp"
 
@@ -37,12 +38,13 @@ class RecordLayout {
 
   std::size_t bytes() const { return image_bytes() + float_bytes(features_) + float_bytes(classes_); }
 
+  /// The first rows of a record; what the last batch has no image for stays as it is.
   void write(const at::Tensor& images, const ImageFeatures& of, std::span<std::uint8_t> record) const {
-    std::memcpy(record.data(), images.contiguous().const_data_ptr(), image_bytes());
-    std::memcpy(record.data() + image_bytes(), of.features.contiguous().const_data_ptr(), float_bytes(features_));
+    std::memcpy(record.data(), images.const_data_ptr(), images.nbytes());
+    std::memcpy(record.data() + image_bytes(), of.features.const_data_ptr(), of.features.nbytes());
     if (classes_ > 0)
-      std::memcpy(record.data() + image_bytes() + float_bytes(features_),
-                  of.probabilities.contiguous().const_data_ptr(), float_bytes(classes_));
+      std::memcpy(record.data() + image_bytes() + float_bytes(features_), of.probabilities.const_data_ptr(),
+                  of.probabilities.nbytes());
   }
 
   /// Copies of the first `count` rows.
@@ -128,7 +130,7 @@ void append(std::optional<BatchJournal>& journal, std::span<const std::uint8_t> 
   }
 }
 
-/// Forward passes that one batch costs.
+/// Forward passes that an image costs.
 std::int64_t passes_of(const Config& config) {
   const std::int64_t steps = config.sample.steps == 0 ? config.diffusion.timesteps : config.sample.steps;
   return (config.sample.sampler == Sampler::heun ? 2 * steps - 1 : steps) * (config.sample.guidance == 1 ? 1 : 2);
@@ -188,10 +190,19 @@ std::optional<SampleFeatures> sample_features(const UNet& model, const Config& c
   for (std::int64_t batch = 0; journal && batch < done; ++batch) collected.add(batch, journal->read(batch));
 
   const auto make = [&](std::int64_t batch, std::span<std::uint8_t> record) {
-    std::vector<std::uint64_t> indices(static_cast<std::size_t>(size));
-    std::iota(indices.begin(), indices.end(), static_cast<std::uint64_t>(batch * size));
-    const at::Tensor images = to_pixels(draw_images(model, config, schedule, indices, shape, device)).contiguous();
-    layout.write(images, extractor.extract(images), record);
+    std::vector<at::Tensor> images, features, probabilities;
+    const std::int64_t count = std::min(size, request.samples - batch * size);
+    for (const SampleTile& tile : sample_tiles(batch * size, count, size, device)) {
+      const at::Tensor drawn = to_pixels(draw_tile(model, config, schedule, tile, shape, device)).contiguous();
+      const ImageFeatures seen = extractor.extract(drawn);
+      images.push_back(tile.wanted_of(drawn));
+      features.push_back(tile.wanted_of(seen.features));
+      if (layout.has_classes()) probabilities.push_back(tile.wanted_of(seen.probabilities));
+    }
+    layout.write(
+        at::cat(images),
+        {.features = at::cat(features), .probabilities = layout.has_classes() ? at::cat(probabilities) : at::Tensor()},
+        record);
   };
   Progress progress(heard, batches - done);
   const auto take = [&](std::int64_t batch, std::span<const std::uint8_t> record) {

@@ -37,10 +37,11 @@ struct SampleRequest {
 };
 
 /// Draws samples 0 .. n - 1 of config.sample, and extracts their features: all ranks in whole batches of
-/// sample.batch_size, so that neither their number nor an interruption shows in a bit. The last batch is filled up with
-/// further samples, which are then dropped: the extractor sees batches of one size. Training's random streams are not
-/// touched: all noise is keyed by sample index. The journal stays where it was interrupted, and a later call with the
-/// same key and extractor goes on from it; a disk that refuses it costs nothing else. Collective.
+/// sample.batch_size, so that neither their number nor an interruption shows in a bit. The network and the extractor
+/// see whole tiles of samples (sample_tiles), so that on the CPU the size of the batches shows in none either.
+/// Training's random streams are not touched: all noise is keyed by sample index. The journal stays where it was
+/// interrupted, and a later call with the same key and extractor goes on from it; a disk that refuses it costs nothing
+/// else. Collective.
 /// @param narrate  called on rank 0: what it will cost, before it starts, and every 10 s what is left; may be empty
 /// @param interrupt  asked between batches
 /// @return on rank 0 the samples, on others empty ones; nullopt if interrupted

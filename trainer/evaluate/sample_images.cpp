@@ -39,17 +39,13 @@ SampleConfig within_schedule(SampleConfig sample, PredictionType prediction, con
   return sample;
 }
 
-std::vector<std::uint64_t> consecutive(std::int64_t first, std::int64_t count) {
-  std::vector<std::uint64_t> indices(static_cast<std::size_t>(count));
-  std::iota(indices.begin(), indices.end(), static_cast<std::uint64_t>(first));
-  return indices;
-}
-
 }  // namespace
 
-at::Tensor draw_images(const UNet& model, const Config& config, const std::shared_ptr<const NoiseSchedule>& schedule,
-                       std::span<const std::uint64_t> indices, const data::ImageShape& shape, at::Device device,
-                       const Observer& observe) {
+at::Tensor draw_tile(const UNet& model, const Config& config, const std::shared_ptr<const NoiseSchedule>& schedule,
+                     const SampleTile& tile, const data::ImageShape& shape, at::Device device,
+                     const Observer& observe) {
+  std::vector<std::uint64_t> indices(static_cast<std::size_t>(tile.images));
+  std::iota(indices.begin(), indices.end(), static_cast<std::uint64_t>(tile.first));
   const auto normals = [&](Purpose purpose, std::int64_t step) {
     const Stream stream{.seed = config.sample.seed, .purpose = purpose, .step = static_cast<std::uint32_t>(step)};
     return keyed_normal(stream, indices, {shape.channels, shape.height, shape.width}).to(device);
@@ -78,8 +74,9 @@ std::optional<at::Tensor> sample_images(const UNet& model, const Config& config,
     const std::int64_t batch = round * control.size() + control.rank();
     if (batch >= batches) continue;
     const std::int64_t first = batch * size, count = std::min(size, images - first);
-    pixels.narrow(0, first, count)
-        .copy_(to_pixels(draw_images(model, config, schedule, consecutive(first, count), shape, device)));
+    for (const SampleTile& tile : sample_tiles(first, count, size, device))
+      pixels.narrow(0, tile.first + tile.skipped, tile.wanted)
+          .copy_(tile.wanted_of(to_pixels(draw_tile(model, config, schedule, tile, shape, device))));
   }
   // Every image is zero on all ranks but the one that drew it, so the largest value is the image.
   control
@@ -93,17 +90,19 @@ at::Tensor sample_progression(const UNet& model, const Config& config, const dat
                               std::int64_t images, std::int64_t pictures) {
   const at::NoGradGuard no_grad;
   const auto schedule = std::make_shared<const NoiseSchedule>(config.diffusion);
-  // The whole first batch, so that the last picture is the image of the grid to the bit.
-  const std::int64_t batch = std::min(config.sample.rows * config.sample.columns, config.sample.batch_size);
-  std::vector<at::Tensor> states;
-  const Observer observe = [&](const at::Tensor& x0) { states.push_back(to_pixels(x0.narrow(0, 0, images))); };
-  const at::Tensor drawn = draw_images(model, config, schedule, consecutive(0, batch), shape, device, observe);
-  std::vector<at::Tensor> chosen;
-  const auto evaluations = static_cast<std::int64_t>(states.size());
-  for (std::int64_t i = 0; i + 1 < pictures; ++i)
-    chosen.push_back(states[static_cast<std::size_t>(i * evaluations / (pictures - 1))]);
-  chosen.push_back(to_pixels(drawn.narrow(0, 0, images)));
-  return at::stack(chosen, 1).flatten(0, 1);
+  std::vector<at::Tensor> strips;
+  for (const SampleTile& tile : sample_tiles(0, images, config.sample.batch_size, device)) {
+    std::vector<at::Tensor> states;
+    const Observer observe = [&](const at::Tensor& x0) { states.push_back(tile.wanted_of(to_pixels(x0))); };
+    const at::Tensor drawn = draw_tile(model, config, schedule, tile, shape, device, observe);
+    const auto evaluations = static_cast<std::int64_t>(states.size());
+    std::vector<at::Tensor> chosen;
+    for (std::int64_t i = 0; i + 1 < pictures; ++i)
+      chosen.push_back(states[static_cast<std::size_t>(i * evaluations / (pictures - 1))]);
+    chosen.push_back(tile.wanted_of(to_pixels(drawn)));
+    strips.push_back(at::stack(chosen, 1));
+  }
+  return at::cat(strips).flatten(0, 1);
 }
 
 }  // namespace perrin::trainer

@@ -7,12 +7,12 @@
 #include <functional>
 #include <memory>
 #include <optional>
-#include <span>
 
 #include "comm/communicator.hpp"
 #include "data/image_shape.hpp"
 #include "trainer/config.hpp"
 #include "trainer/diffusion/schedule.hpp"
+#include "trainer/evaluate/sample_tiles.hpp"
 #include "trainer/interrupt.hpp"
 #include "trainer/model/unet.hpp"
 
@@ -21,15 +21,16 @@ namespace perrin::trainer {
 /// Sees what the network predicts of x_0, [N, C, H, W], at every evaluation.
 using Observer = std::function<void(const at::Tensor& x0)>;
 
-/// Images of the given indices: all noise is keyed by (sample.seed, index, step), and classes by the index.
-/// @return [N, C, H, W] float32 in about [-1, 1], on `device`
+/// The images of a tile, wanted or not: all noise is keyed by (sample.seed, index, step), and classes by the index.
+/// @return [tile.images, C, H, W] float32 in about [-1, 1], on `device`
 /// @throws RunError where sample.sigma_min and sample.sigma_max leave nothing of the schedule
-at::Tensor draw_images(const UNet& model, const Config& config, const std::shared_ptr<const NoiseSchedule>& schedule,
-                       std::span<const std::uint64_t> indices, const data::ImageShape& shape, at::Device device,
-                       const Observer& observe = {});
+at::Tensor draw_tile(const UNet& model, const Config& config, const std::shared_ptr<const NoiseSchedule>& schedule,
+                     const SampleTile& tile, const data::ImageShape& shape, at::Device device,
+                     const Observer& observe = {});
 
 /// Draws rows * columns images of config.sample, each keyed by (sample.seed, its index): every rank its share, in whole
-/// batches of sample.batch_size, so that neither the number of ranks nor their shares show in the images. Collective.
+/// batches of sample.batch_size. Neither the number of ranks nor their shares show in the images, and on the CPU
+/// neither does the size of the batches (sample_tiles). Collective.
 /// @param interrupt asked before every batch; empty: nobody interrupts
 /// @return uint8 [rows * columns, C, H, W] on the CPU, the same on every rank; nullopt if interrupted
 std::optional<at::Tensor> sample_images(const UNet& model, const Config& config, const data::ImageShape& shape,
@@ -38,7 +39,6 @@ std::optional<at::Tensor> sample_images(const UNet& model, const Config& config,
 
 /// How the first images of config.sample come to be: the x_0 that the network predicts at evenly chosen evaluations
 /// (Ho et al. 2020, figure 6), then the image itself, which is that of sample_images. Not collective.
-/// @param images    at most sample.batch_size, which are drawn together as sample_images draws them
 /// @param pictures  of each image, at least 2
 /// @return uint8 [images * pictures, C, H, W] on the CPU, one image after the other
 at::Tensor sample_progression(const UNet& model, const Config& config, const data::ImageShape& shape, at::Device device,

@@ -9,10 +9,15 @@
 
 #include "data/file.hpp"
 #include "data/sha256.hpp"
+#include "trainer/evaluate/batch_journal.hpp"
 #include "trainer/run_error.hpp"
 
 namespace perrin::trainer {
 namespace {
+
+constexpr const char *kJournalPrefix = "samples-step-", *kJournalSuffix = ".part";
+
+std::string journal_prefix(std::int64_t step) { return fmt::format("{}{:08}", kJournalPrefix, step); }
 
 std::filesystem::path reference_of(const Config& config) {
   const std::string& path = config.evaluate.reference.empty() ? config.data.train : config.evaluate.reference;
@@ -70,7 +75,14 @@ nlohmann::ordered_json SampleScorer::report(const SampleScores& scores, const Sc
 
 void SampleScorer::keep(const nlohmann::ordered_json& report, const ScoredWeights& weights) const {
   data::write_file_durably(report_of(weights), report.dump(2) + "\n");
-  std::filesystem::remove(journal_of(weights));
+  const std::string own = journal_of(weights).filename().string(), newest = journal_prefix(weights.step);
+  for (const auto& entry : std::filesystem::directory_iterator(folder_)) {
+    const std::string name = entry.path().filename().string();
+    // Names of the same length sort by the step.
+    const bool superseded = name.size() == own.size() && name.starts_with(kJournalPrefix) &&
+                            name.ends_with(kJournalSuffix) && name < newest;
+    if (name == own || superseded) BatchJournal::remove_abandoned(entry.path());
+  }
 }
 
 std::optional<nlohmann::ordered_json> SampleScorer::kept(const ScoredWeights& weights) const {
@@ -83,7 +95,8 @@ std::optional<nlohmann::ordered_json> SampleScorer::kept(const ScoredWeights& we
 }
 
 std::filesystem::path SampleScorer::journal_of(const ScoredWeights& weights) const {
-  return folder_ / fmt::format("samples-{}.part", data::sha256_hex(key_of(weights)).substr(0, 16));
+  return folder_ /
+         (journal_prefix(weights.step) + "-" + data::sha256_hex(key_of(weights)).substr(0, 16) + kJournalSuffix);
 }
 
 std::string SampleScorer::key_of(const ScoredWeights& weights) const {

@@ -50,7 +50,8 @@ class SampleScorer {
   SampleScores scores(const SampleFeatures& samples, Thoroughness thoroughness) const;
   /// Scores, and all that they depend on.
   nlohmann::ordered_json report(const SampleScores& scores, const ScoredWeights& weights) const;
-  /// Stores a report, on rank 0; what draw() had stored for a restart is deleted. @throws data::DataError
+  /// Stores a report, on rank 0; what draw() had stored for a restart is deleted, and so is what it had of earlier
+  /// steps that nobody goes on with. @throws data::DataError
   void keep(const nlohmann::ordered_json& report, const ScoredWeights& weights) const;
   /// The report that is kept of these weights; nullopt where there is none that can be read.
   std::optional<nlohmann::ordered_json> kept(const ScoredWeights& weights) const;

@@ -25,6 +25,13 @@ using perrin::comm::World;
 
 constexpr int kErrorCode = 23;
 
+/// Steps over NCCL on the host until the fault comes that PERRIN_HOST_GPU_FAULT plans.
+void step_over_nccl(World& world) {
+  world.use_device(perrin::comm::DeviceChoice::cuda);
+  std::vector<float> bucket(100'000, 1.0f);
+  for (;;) world.gradients().all_reduce(std::span<float>(bucket), ReduceOp::sum).wait();
+}
+
 /// Steps until the fault comes over rank 1 at a moment of its own.
 void step_until_fault(World& world, std::string_view fault, std::chrono::milliseconds moment) {
   std::vector<float> bucket(100'000, 1.0f);
@@ -107,6 +114,7 @@ int orderly(std::string_view fault, const char* folder, std::chrono::millisecond
       if (const std::string reason = world.record_flight_in(folder); !reason.empty()) throw std::runtime_error(reason);
     }
     world.enter(perrin::comm::Phase::step);
+    if (fault == "nccl") step_over_nccl(world);
     fault.ends_with("_at") ? step_until_fault(world, fault, moment) : run(world, fault);
     return 0;
   } catch (const std::exception& error) {

@@ -1,12 +1,9 @@
 // A fault on one rank ends the whole run within 10 s, with its exit code and its reason, and the flight records name
 // it.
 #include <gmock/gmock.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <chrono>
-#include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 #include <random>
 #include <string>
@@ -14,44 +11,23 @@
 #include "comm/flight_report.hpp"
 #include "comm/watchdog.hpp"
 #include "comm/world.hpp"
+#include "tests/comm/fault_runs.hpp"
+#include "tests/comm/launched.hpp"
 
 namespace perrin::comm {
 namespace {
 
 using namespace std::chrono_literals;
+using test::fault_runs;
+using test::launched;
+using test::Outcome;
+using test::run;
 using testing::AllOf;
 using testing::AnyOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-struct Outcome {
-  int exit_code = -1;
-  std::string output;
-  std::chrono::steady_clock::duration time{};
-};
-
-Outcome run(const std::string& command) {
-  Outcome outcome;
-  const auto start = std::chrono::steady_clock::now();
-  FILE* pipe = ::popen((command + " 2>&1").c_str(), "r");
-  char buffer[4096];
-  while (const std::size_t length = std::fread(buffer, 1, sizeof(buffer), pipe)) outcome.output.append(buffer, length);
-  const int status = ::pclose(pipe);
-  outcome.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  outcome.time = std::chrono::steady_clock::now() - start;
-  return outcome;
-}
-
-Outcome run_with_fault(const std::string& fault, int ranks = 4) {
-  return run(std::string(MPIRUN) + " -np " + std::to_string(ranks) + " --oversubscribe --bind-to none " +
-             FAULT_PROGRAM + " " + fault);
-}
-
-/// How often each fault comes at a random moment: PERRIN_FAULT_RUNS, for a campaign of an hour, else 3.
-int fault_runs() {
-  const char* text = std::getenv("PERRIN_FAULT_RUNS");
-  return text == nullptr ? 3 : std::atoi(text);
-}
+Outcome run_with_fault(const std::string& fault, int ranks = 4) { return run(launched(ranks, FAULT_PROGRAM, fault)); }
 
 /// A folder of flight records.
 class Flight : public testing::TestWithParam<int> {
@@ -142,7 +118,7 @@ TEST_P(Flight, OrderlyEndIsNoReport) {
 
 TEST_P(Flight, RankKilledAtARandomMomentIsNamedWithTheOperation) {
   std::mt19937 random(static_cast<unsigned>(GetParam()));
-  for (int i = 0; i < fault_runs(); ++i) {
+  for (int i = 0; i < fault_runs(3); ++i) {
     const Outcome outcome = fly("killed_at", GetParam(), std::to_string(random() % 500));
     EXPECT_EQ(outcome.exit_code, 128 + 9) << outcome.output;
     EXPECT_LT(outcome.time, 10s);
@@ -156,7 +132,7 @@ TEST_P(Flight, RankKilledAtARandomMomentIsNamedWithTheOperation) {
 
 TEST_P(Flight, RankThatThrowsAtARandomMomentIsNamedWithItsReason) {
   std::mt19937 random(static_cast<unsigned>(GetParam()) + 1);
-  for (int i = 0; i < fault_runs(); ++i) {
+  for (int i = 0; i < fault_runs(3); ++i) {
     const Outcome outcome = fly("throws_at", GetParam(), std::to_string(random() % 500));
     EXPECT_EQ(outcome.exit_code, 23) << outcome.output;
     EXPECT_LT(outcome.time, 10s);
@@ -169,7 +145,7 @@ TEST_P(Flight, RankThatThrowsAtARandomMomentIsNamedWithItsReason) {
 
 TEST_P(Flight, RankStoppedAtARandomMomentIsNamedWithTheOperation) {
   std::mt19937 random(static_cast<unsigned>(GetParam()) + 2);
-  for (int i = 0; i < fault_runs() / 3; ++i) {  // each waits for its deadline
+  for (int i = 0; i < fault_runs(3) / 3; ++i) {  // each waits for its deadline
     const Outcome outcome = fly("stopped_at", GetParam(), std::to_string(random() % 500));
     EXPECT_EQ(outcome.exit_code, kCommExitCode) << outcome.output;
     EXPECT_LT(outcome.time, 13s);  // a deadline of 3 s, and 10 s to end

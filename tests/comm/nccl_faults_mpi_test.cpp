@@ -12,6 +12,7 @@
 #include "comm/comm_error.hpp"
 #include "comm/nccl_communicator.hpp"
 #include "tests/comm/elements.hpp"
+#include "tests/comm/fault_runs.hpp"
 #include "tests/comm/host_gpu/host_gpu.hpp"
 #include "tests/support/world.hpp"
 
@@ -207,7 +208,7 @@ TEST_F(NcclFaults, LateOperationMayBeWaitedForAgain) {
 
 TEST_F(NcclFaults, AtRandomMomentsNeverHang) {
   std::mt19937 random(7);  // the same draws on all ranks
-  for (int run = 0; run < 25; ++run) {
+  for (int run = 0; run < test::fault_runs(25); ++run) {
     const Fault fault = std::array{Fault::never_joins, Fault::init_fails, Fault::never_completes,
                                    Fault::asynchronous_error}[random() % 4];
     const host_gpu::FaultPlan plan{fault, static_cast<int>(random() % static_cast<unsigned>(world().size())),

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "comm/comm_error.hpp"
 #include "comm/cuda_handles.hpp"
@@ -73,8 +74,14 @@ TEST_F(NcclStart, RanksOnOneDeviceAreTakenByNcclOnlyWhereTheyMayShareIt) {
   EXPECT_THROW((void)make_nccl_communicator(world().control(), 0, {.deadline = 5s}), CommError);
 
   EXPECT_EQ(world().use_device(DeviceChoice::cuda, DeviceSharing::allowed), 0);
-  EXPECT_STREQ(std::getenv("NCCL_HOSTID"), ("perrin-rank-" + std::to_string(world().rank())).c_str());
-  EXPECT_STREQ(std::getenv("NCCL_SOCKET_IFNAME"), "=lo");
+  // To NCCL each rank is a node of its own, which has sockets and nothing else.
+  const std::string host = "perrin-rank-" + std::to_string(world().rank());
+  const std::pair<const char*, const char*> recipe[] = {
+      {"NCCL_HOSTID", host.c_str()},     {"NCCL_NET", "Socket"},     {"NCCL_IB_DISABLE", "1"},
+      {"NCCL_SOCKET_IFNAME", "=lo"},     {"NCCL_NVLS_ENABLE", "0"},  {"NCCL_MAX_CTAS", "2"},
+      {"NCCL_SOCKET_FAMILY", "AF_INET"}, {"NCCL_MNNVL_ENABLE", "0"},
+  };
+  for (const auto& [name, value] : recipe) EXPECT_STREQ(std::getenv(name), value) << name;
   EXPECT_EQ(world().gradients().backend(), "nccl");
   EXPECT_EQ(world().gradients().all_reduce_value(1.0, ReduceOp::sum), world().size());
 }

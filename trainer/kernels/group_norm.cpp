@@ -33,7 +33,9 @@ void backward(const GroupNormShape& shape, const GroupNormParameters& parameters
 }  // namespace
 
 std::size_t group_norm_scratch(const GroupNormShape& shape) {
-  return static_cast<std::size_t>(kChannelArrays * padded_channels(shape) + shape.pixels * slice_channels(shape));
+  // A line in front, the numbers of the channels, then du and x of a slice.
+  return static_cast<std::size_t>(kScratchLine + kChannelArrays * padded_channels(shape) +
+                                  2 * shape.pixels * slice_channels(shape));
 }
 
 void group_norm_forward(const GroupNormShape& shape, const GroupNormParameters& parameters,

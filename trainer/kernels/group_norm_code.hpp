@@ -10,36 +10,109 @@
 
 /// Forward and backward of group_norm.hpp for one kind of lanes; compiled once for each instruction set.
 ///
-/// A sample is worked on slice by slice (whole groups whose tensors stay in the second-level cache, so that memory is
-/// read once), a slice tile by tile (some pixels), a tile block by block: some vectors of channels whose sums
-/// stay in registers over the pixels of the tile. Nothing is summed across lanes there: sums are kept for each channel
-/// and joined to groups afterwards, which costs the same for 1 channel in a group as for 64.
+/// A sample is worked on slice by slice (whole groups that stay in the second-level cache), a slice tile by tile (some
+/// pixels), a tile block by block: some vectors of channels whose sums stay in registers over the pixels of the tile.
+/// Nothing is summed across lanes there: sums are kept for each channel and joined to groups afterwards, which costs
+/// the same for 1 channel in a group as for 64.
+///
+/// Memory is read once. The rows of a slice lie a power of two apart, so that they share few sets of the cache: of 32
+/// in 256 channels 64 KiB stay in 512. The first pass therefore packs x for the second. It asks for rows before it
+/// comes to them, because the hardware's prefetch follows no such strides; the second pass of forward, bound by its
+/// exponentials, has memory send the next slice meanwhile.
 namespace perrin::trainer::group_norm_code {
 
 // Sums of float32 run over this many pixels and are then added to those of the earlier tiles: 64 + 16 roundings for
 // 32x32 pixels, not 1024.
 inline constexpr std::int64_t kTilePixels = 64;
 
+// Rows between a request to memory and their use.
+inline constexpr std::int64_t kReadAhead = 16, kWriteAhead = 4;
+
+/// The rows of a tile: `pixels` of them, `stride` elements apart.
+template <typename T>
+struct Rows {
+  T* first;
+  std::int64_t stride;
+};
+
+/// V vectors in lockstep, so that their exponentials, each a chain of some 50 cycles, overlap.
+template <typename Lanes, int V>
+struct Block {
+  Lanes at[V];
+
+  template <typename Make>
+  static Block each(const Make& make) {
+    // Written out: what a loop indexes, g++ keeps in memory.
+    if constexpr (V == 1) return {make(0)};
+    if constexpr (V == 2) return {make(0), make(1)};
+    if constexpr (V == 4) return {make(0), make(1), make(2), make(3)};
+  }
+  static Block all(float number) {
+    return each([&](int) { return Lanes::all(number); });
+  }
+  friend Block operator+(const Block& a, const Block& b) {
+    return each([&](int v) { return a.at[v] + b.at[v]; });
+  }
+  friend Block operator-(const Block& a, const Block& b) {
+    return each([&](int v) { return a.at[v] - b.at[v]; });
+  }
+  friend Block operator*(const Block& a, const Block& b) {
+    return each([&](int v) { return a.at[v] * b.at[v]; });
+  }
+  friend Block operator/(const Block& a, const Block& b) {
+    return each([&](int v) { return a.at[v] / b.at[v]; });
+  }
+  static Block fma(const Block& a, const Block& b, const Block& c) {
+    return each([&](int v) { return Lanes::fma(a.at[v], b.at[v], c.at[v]); });
+  }
+  static Block min(const Block& a, const Block& b) {
+    return each([&](int v) { return Lanes::min(a.at[v], b.at[v]); });
+  }
+  static Block max(const Block& a, const Block& b) {
+    return each([&](int v) { return Lanes::max(a.at[v], b.at[v]); });
+  }
+  static Block add_to_exponent(const Block& a, const Block& b) {
+    return each([&](int v) { return Lanes::add_to_exponent(a.at[v], b.at[v]); });
+  }
+};
+
 /// V > 0: V whole vectors of channels. V = 0: one vector, of which only the first `count` lanes are there.
 template <typename Lanes, int V>
 struct Vectors {
   static constexpr int kVectors = V == 0 ? 1 : V;
+  using Numbers = Block<Lanes, kVectors>;
   int count;
 
   template <typename T>
-  Lanes load(const T* from, int vector) const {
-    if constexpr (V == 0) return Lanes::load(from, count);
-    return Lanes::load(from + vector * Lanes::kCount);
+  Numbers load(const T* from) const {
+    if constexpr (V == 0) return {Lanes::load(from, count)};
+    return Numbers::each([&](int v) { return Lanes::load(from + v * Lanes::kCount); });
   }
   template <typename T>
-  void store(Lanes value, T* to, int vector) const {
+  void store(const Numbers& numbers, T* to) const {
     if constexpr (V == 0)
-      value.store(to, count);
+      numbers.at[0].store(to, count);
     else
-      value.store(to + vector * Lanes::kCount);
+      for (int v = 0; v < kVectors; ++v) numbers.at[v].store(to + v * Lanes::kCount);
   }
-  void add_to(float* to, const Lanes* values) const {
-    for (int v = 0; v < kVectors; ++v) store(load(to, v) + values[v], to, v);
+  template <typename T>
+  Numbers load(Rows<T> rows, std::int64_t pixel) const {
+    return load(rows.first + pixel * rows.stride);
+  }
+  template <typename T>
+  void store(const Numbers& numbers, Rows<T> rows, std::int64_t pixel) const {
+    store(numbers, rows.first + pixel * rows.stride);
+  }
+  void add_to(float* to, const Numbers& numbers) const { store(load(to) + numbers, to); }
+  /// Has memory send a row to the second-level cache, to be written where T is not const; it may lie behind the last.
+  template <typename T>
+  void fetch(Rows<T> rows, std::int64_t pixel) const {
+    constexpr std::int64_t kLine = 64, kElement = sizeof(T);
+    const auto row =
+        reinterpret_cast<std::uintptr_t>(rows.first) + static_cast<std::uintptr_t>(pixel * rows.stride * kElement);
+    for (std::int64_t byte = 0; byte < kVectors * Lanes::kCount * kElement; byte += kLine)
+      __builtin_prefetch(reinterpret_cast<const void*>(row + static_cast<std::uintptr_t>(byte)),
+                         std::is_const_v<T> ? 0 : 1, 2);
   }
 };
 
@@ -53,13 +126,6 @@ void with_vectors(const ChannelBlock& block, const Work& work) {
     if (block.count == 2 * Lanes::kCount) return work(Vectors<Lanes, 2>{});
   work(Vectors<Lanes, 1>{});
 }
-
-/// The rows of a tile: `pixels` of them, `stride` elements apart.
-template <typename T>
-struct Rows {
-  T* first;
-  std::int64_t stride;
-};
 
 /// What the channels of a block have in scratch memory, from the block's first one on.
 template <typename Lanes>
@@ -86,19 +152,17 @@ struct ChannelNumbers {
 };
 
 template <typename Lanes, typename Channels, typename T>
-void add_moments(Channels channels, Rows<const T> x, std::int64_t pixels, const ChannelNumbers<Lanes>& numbers) {
-  constexpr int kV = Channels::kVectors;
-  Lanes origin[kV], sum[kV], squares[kV];
-  for (int v = 0; v < kV; ++v) {
-    origin[v] = channels.load(numbers.origin, v);
-    sum[v] = squares[v] = Lanes::all(0);
-  }
+[[gnu::flatten]] void add_moments(Channels channels, Rows<const T> x, Rows<T> packed, std::int64_t pixels,
+                                  const ChannelNumbers<Lanes>& numbers) {
+  using Numbers = typename Channels::Numbers;
+  const Numbers origin = channels.load(numbers.origin);
+  Numbers sum = Numbers::all(0), squares = Numbers::all(0);
   for (std::int64_t p = 0; p < pixels; ++p) {
-    for (int v = 0; v < kV; ++v) {
-      const Lanes d = channels.load(x.first + p * x.stride, v) - origin[v];
-      sum[v] = sum[v] + d;
-      squares[v] = Lanes::fma(d, d, squares[v]);
-    }
+    channels.fetch(x, p + kReadAhead);
+    const Numbers value = channels.load(x, p), d = value - origin;
+    if (packed.first != nullptr) channels.store(value, packed, p);
+    sum = sum + d;
+    squares = Numbers::fma(d, d, squares);
   }
   channels.add_to(numbers.sum0, sum);
   channels.add_to(numbers.sum1, squares);
@@ -109,51 +173,55 @@ struct KeptBits {
   const std::uint16_t* bits;
   std::int64_t stride;
   float factor;
+
+  template <typename Lanes, int V>
+  Block<Lanes, V> drop(const Block<Lanes, V>& numbers, std::int64_t pixel) const {
+    if (bits == nullptr) return numbers;
+    return Block<Lanes, V>::each(
+        [&](int v) { return Lanes::where(bits[v * stride + pixel], numbers.at[v] * Lanes::all(factor)); });
+  }
 };
 
 /// y = dropout(activation(x factor + offset)), for which gain and bias are already in factor and offset.
 template <typename Lanes, typename Channels, typename T>
-void apply(Channels channels, Rows<const T> x, Rows<T> y, std::int64_t pixels, const ChannelNumbers<Lanes>& numbers,
-           bool is_silu, const KeptBits& kept) {
-  constexpr int kV = Channels::kVectors;
-  Lanes factor[kV], offset[kV];
-  for (int v = 0; v < kV; ++v) {
-    factor[v] = channels.load(numbers.factor, v);
-    offset[v] = channels.load(numbers.offset, v);
-  }
+[[gnu::flatten]] void apply(Channels channels, Rows<const T> x, Rows<T> y, Rows<const T> next, std::int64_t pixels,
+                            const ChannelNumbers<Lanes>& numbers, bool is_silu, const KeptBits& kept) {
+  using Numbers = typename Channels::Numbers;
+  const Numbers factor = channels.load(numbers.factor), offset = channels.load(numbers.offset);
   for (std::int64_t p = 0; p < pixels; ++p) {
-    for (int v = 0; v < kV; ++v) {
-      Lanes u = Lanes::fma(channels.load(x.first + p * x.stride, v), factor[v], offset[v]);
-      if (is_silu) u = silu(u);
-      if (kept.bits != nullptr) u = Lanes::where(kept.bits[v * kept.stride + p], u * Lanes::all(kept.factor));
-      channels.store(u, y.first + p * y.stride, v);
-    }
+    channels.fetch(next, p);
+    channels.fetch(y, p + kWriteAhead);
+    Numbers u = Numbers::fma(channels.load(x, p), factor, offset);
+    if (is_silu) u = silu(u);
+    channels.store(kept.drop(u, p), y, p);
   }
 }
 
 /// du and its sums; silu'(u) = s (1 + u (1 - s)) with s = sigmoid(u).
 template <typename Lanes, typename Channels, typename T>
-void through_activation(Channels channels, Rows<const T> x, Rows<const T> dy, Rows<float> du, std::int64_t pixels,
-                        const ChannelNumbers<Lanes>& numbers, bool is_silu, const KeptBits& kept) {
-  constexpr int kV = Channels::kVectors;
-  Lanes du_sum[kV], du_x_sum[kV], x_sum[kV];
-  for (int v = 0; v < kV; ++v) du_sum[v] = du_x_sum[v] = x_sum[v] = Lanes::all(0);
+[[gnu::flatten]] void through_activation(Channels channels, Rows<const T> x, Rows<const T> dy, Rows<T> packed,
+                                         Rows<float> du, Rows<T> dx, std::int64_t pixels,
+                                         const ChannelNumbers<Lanes>& numbers, bool is_silu, const KeptBits& kept) {
+  using Numbers = typename Channels::Numbers;
+  const Numbers one = Numbers::all(1);
+  Numbers du_sum = Numbers::all(0), du_x_sum = du_sum, x_sum = du_sum;
   for (std::int64_t p = 0; p < pixels; ++p) {
-    for (int v = 0; v < kV; ++v) {
-      const Lanes normal = Lanes::fma(channels.load(x.first + p * x.stride, v), channels.load(numbers.factor, v),
-                                      channels.load(numbers.offset, v));
-      Lanes d = channels.load(dy.first + p * dy.stride, v);
-      if (kept.bits != nullptr) d = Lanes::where(kept.bits[v * kept.stride + p], d * Lanes::all(kept.factor));
-      if (is_silu) {
-        const Lanes u = Lanes::fma(normal, channels.load(numbers.gain, v), channels.load(numbers.bias, v));
-        const Lanes s = sigmoid(u);
-        d = d * (s * Lanes::fma(u, Lanes::all(1.0F) - s, Lanes::all(1.0F)));
-      }
-      du_sum[v] = du_sum[v] + d;
-      du_x_sum[v] = Lanes::fma(d, normal, du_x_sum[v]);
-      x_sum[v] = x_sum[v] + normal;
-      channels.store(d, du.first + p * du.stride, v);
+    channels.fetch(x, p + kReadAhead);
+    channels.fetch(dy, p + kReadAhead);
+    channels.fetch(dx, p + kWriteAhead);
+    const Numbers value = channels.load(x, p);
+    if (packed.first != nullptr) channels.store(value, packed, p);
+    const Numbers normal = Numbers::fma(value, channels.load(numbers.factor), channels.load(numbers.offset));
+    Numbers d = kept.drop(channels.load(dy, p), p);
+    if (is_silu) {
+      const Numbers u = Numbers::fma(normal, channels.load(numbers.gain), channels.load(numbers.bias));
+      const Numbers s = sigmoid(u);
+      d = (d * s) * Numbers::fma(u, one - s, one);
     }
+    du_sum = du_sum + d;
+    du_x_sum = Numbers::fma(d, normal, du_x_sum);
+    x_sum = x_sum + normal;
+    channels.store(d, du, p);
   }
   channels.add_to(numbers.sum0, du_sum);
   channels.add_to(numbers.sum1, du_x_sum);
@@ -161,91 +229,105 @@ void through_activation(Channels channels, Rows<const T> x, Rows<const T> dy, Ro
 }
 
 template <typename Lanes, typename Channels, typename T>
-void through_norm(Channels channels, Rows<const T> x, Rows<float> du, Rows<const T> residual, Rows<T> dx,
-                  std::int64_t pixels, const ChannelNumbers<Lanes>& numbers) {
-  constexpr int kV = Channels::kVectors;
+[[gnu::flatten]] void through_norm(Channels channels, Rows<const T> x, Rows<float> du, Rows<const T> residual,
+                                   Rows<T> dx, std::int64_t pixels, const ChannelNumbers<Lanes>& numbers) {
+  using Numbers = typename Channels::Numbers;
   for (std::int64_t p = 0; p < pixels; ++p) {
-    for (int v = 0; v < kV; ++v) {
-      Lanes d = Lanes::fma(channels.load(x.first + p * x.stride, v), channels.load(numbers.of_x, v),
-                           channels.load(numbers.constant, v));
-      d = Lanes::fma(channels.load(du.first + p * du.stride, v), channels.load(numbers.of_du, v), d);
-      if (residual.first != nullptr) d = d + channels.load(residual.first + p * residual.stride, v);
-      channels.store(d, dx.first + p * dx.stride, v);
-    }
+    Numbers d = Numbers::fma(channels.load(x, p), channels.load(numbers.of_x), channels.load(numbers.constant));
+    d = Numbers::fma(channels.load(du, p), channels.load(numbers.of_du), d);
+    if (residual.first != nullptr) d = d + channels.load(residual, p);
+    channels.store(d, dx, p);
   }
 }
 
-/// One sample at a time.
+/// What is done to one slice.
 template <typename Lanes, typename T>
-class Sample {
+class SliceNorm {
  public:
-  Sample(const GroupNormShape& shape, const GroupNormParameters& parameters, float* scratch, std::int64_t sample)
+  SliceNorm(const GroupNormShape& shape, const GroupNormParameters& parameters, float* scratch, const Slice& slice)
       : shape_(shape),
         parameters_(parameters),
-        slice_channels_(slice_channels(shape)),
-        sample_(sample),
-        numbers_(ChannelNumbers<Lanes>::in(scratch, padded_channels(shape))),
-        du_(scratch + kChannelArrays * padded_channels(shape)) {}
+        sample_(slice.sample),
+        begin_(slice.begin),
+        end_(slice.end),
+        numbers_(ChannelNumbers<Lanes>::in(from_line(scratch), padded_channels(shape))),
+        du_(from_line(scratch) + kChannelArrays * padded_channels(shape)),
+        packed_(reinterpret_cast<T*>(du_ + shape.pixels * slice_channels(shape))) {}
 
-  void forward(const GroupNormForward<T>& tensors) const {
+  /// @param next  the slice that this thread comes to afterwards
+  void forward(const GroupNormForward<T>& tensors, const Slice& next) const {
     const bool is_silu = parameters_.activation == Activation::silu;
-    for_slices([&](std::int64_t begin, std::int64_t end) {
-      take_origin(tensors.x, begin, end);
-      for_blocks(begin, end, [&](auto channels, const ChannelBlock& block, std::int64_t pixel, std::int64_t pixels) {
-        add_moments<Lanes>(channels, rows(tensors.x, block, pixel), pixels, numbers_.from(block.channel));
-      });
-      finish_moments(tensors, begin, end);
-      for_blocks(begin, end, [&](auto channels, const ChannelBlock& block, std::int64_t pixel, std::int64_t pixels) {
-        apply<Lanes>(channels, rows(tensors.x, block, pixel), joined_rows(tensors.y, block, pixel), pixels,
-                     numbers_.from(block.channel), is_silu, kept(block, pixel));
-      });
+    take_origin(tensors.x);
+    for_blocks([&](auto channels, const ChannelBlock& block, std::int64_t pixel, std::int64_t pixels) {
+      add_moments<Lanes>(channels, rows(tensors.x, block, pixel), packed(block, pixel), pixels,
+                         numbers_.from(block.channel));
+    });
+    finish_moments(tensors);
+    for_blocks([&](auto channels, const ChannelBlock& block, std::int64_t pixel, std::int64_t pixels) {
+      apply<Lanes>(channels, again(tensors.x, block, pixel), joined_rows(tensors.y, block, pixel),
+                   rows_of(next, tensors.x, block, pixel), pixels, numbers_.from(block.channel), is_silu,
+                   kept(block, pixel));
     });
   }
 
   void backward(const GroupNormBackward<T>& tensors) const {
     const bool is_silu = parameters_.activation == Activation::silu;
-    for_slices([&](std::int64_t begin, std::int64_t end) {
-      take_normalisation(tensors.mean, tensors.rstd, begin, end);
-      // du waits for its sums where dx will be, which costs no memory; bfloat16 would cost digits.
-      const auto du = [&](const ChannelBlock& block, std::int64_t pixel) {
-        if constexpr (std::is_same_v<T, float>)
-          return rows(tensors.dx, block, pixel);
-        else
-          return Rows<float>{du_ + pixel * (end - begin) + block.channel - begin, end - begin};
-      };
-      for_blocks(begin, end, [&](auto channels, const ChannelBlock& block, std::int64_t pixel, std::int64_t pixels) {
-        through_activation<Lanes>(channels, rows(tensors.x, block, pixel), joined_rows(tensors.dy, block, pixel),
-                                  du(block, pixel), pixels, numbers_.from(block.channel), is_silu, kept(block, pixel));
-      });
-      finish_sums(tensors, begin, end);
-      for_blocks(begin, end, [&](auto channels, const ChannelBlock& block, std::int64_t pixel, std::int64_t pixels) {
-        const bool has_residual = tensors.residual[block.source] != nullptr;
-        through_norm<Lanes>(channels, rows(tensors.x, block, pixel), du(block, pixel),
-                            has_residual ? rows(tensors.residual, block, pixel) : Rows<const T>{},
-                            rows(tensors.dx, block, pixel), pixels, numbers_.from(block.channel));
-      });
+    take_normalisation(tensors.mean, tensors.rstd);
+    for_blocks([&](auto channels, const ChannelBlock& block, std::int64_t pixel, std::int64_t pixels) {
+      through_activation<Lanes>(channels, rows(tensors.x, block, pixel), joined_rows(tensors.dy, block, pixel),
+                                packed(block, pixel), in_slice(du_, block, pixel), rows(tensors.dx, block, pixel),
+                                pixels, numbers_.from(block.channel), is_silu, kept(block, pixel));
+    });
+    finish_sums(tensors);
+    for_blocks([&](auto channels, const ChannelBlock& block, std::int64_t pixel, std::int64_t pixels) {
+      const bool has_residual = tensors.residual[block.source] != nullptr;
+      through_norm<Lanes>(channels, again(tensors.x, block, pixel), in_slice(du_, block, pixel),
+                          has_residual ? rows(tensors.residual, block, pixel) : Rows<const T>{},
+                          rows(tensors.dx, block, pixel), pixels, numbers_.from(block.channel));
     });
   }
 
  private:
-  template <typename Work>
-  void for_slices(const Work& work) const {
-    for (std::int64_t begin = 0; begin < shape_.channels; begin += slice_channels_)
-      work(begin, begin + slice_channels_ < shape_.channels ? begin + slice_channels_ : shape_.channels);
+  static float* from_line(float* scratch) {
+    constexpr std::uintptr_t kLine = kScratchLine * sizeof(float);
+    return reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(scratch) + kLine - 1) / kLine * kLine);
   }
 
   /// Calls work(channels, block, first pixel, pixels) for every block of every tile.
   template <typename Work>
-  void for_blocks(std::int64_t begin, std::int64_t end, const Work& work) const {
+  void for_blocks(const Work& work) const {
     for (std::int64_t pixel = 0; pixel < shape_.pixels; pixel += kTilePixels) {
       const std::int64_t left = shape_.pixels - pixel;
-      for (std::int64_t channel = begin; channel < end;) {
-        const ChannelBlock block = channel_block(shape_, channel, end, Lanes::kVectorsAtOnce);
+      for (std::int64_t channel = begin_; channel < end_;) {
+        const ChannelBlock block = channel_block(shape_, channel, end_, Lanes::kVectorsAtOnce);
         with_vectors<Lanes>(
             block, [&](auto channels) { work(channels, block, pixel, left < kTilePixels ? left : kTilePixels); });
         channel += block.count;
       }
     }
+  }
+
+  /// The rows of a block in an array of this slice alone.
+  template <typename Element>
+  Rows<Element> in_slice(Element* array, const ChannelBlock& block, std::int64_t pixel) const {
+    return {array + pixel * (end_ - begin_) + block.channel - begin_, end_ - begin_};
+  }
+  bool packs() const { return end_ - begin_ < shape_.channels; }  // else x is packed as it is
+  Rows<T> packed(const ChannelBlock& block, std::int64_t pixel) const {
+    return packs() ? in_slice(packed_, block, pixel) : Rows<T>{};
+  }
+  /// x for the second time.
+  Rows<const T> again(const T* const (&x)[2], const ChannelBlock& block, std::int64_t pixel) const {
+    return packs() ? in_slice<const T>(packed_, block, pixel) : rows(x, block, pixel);
+  }
+  /// x where another slice has what this one has in the block.
+  Rows<const T> rows_of(const Slice& other, const T* const (&x)[2], const ChannelBlock& block,
+                        std::int64_t pixel) const {
+    const std::int64_t channel = other.begin + block.channel - begin_;
+    const ChannelBlock there =
+        channel_block(shape_, channel < other.end ? channel : other.begin, other.end, Lanes::kVectorsAtOnce);
+    return {x[there.source] + (other.sample * shape_.pixels + pixel) * there.source_channels + there.source_channel,
+            there.source_channels};
   }
 
   /// The rows of a block in the one of two tensors in which it lies.
@@ -268,9 +350,9 @@ class Sample {
   }
 
   // The first pixel: sums of differences from it lose nothing where the mean is large beside the deviation.
-  void take_origin(const T* const (&x)[2], std::int64_t begin, std::int64_t end) const {
-    for (std::int64_t channel = begin; channel < end;) {
-      const ChannelBlock block = channel_block(shape_, channel, end, 1);
+  void take_origin(const T* const (&x)[2]) const {
+    for (std::int64_t channel = begin_; channel < end_;) {
+      const ChannelBlock block = channel_block(shape_, channel, end_, 1);
       const T* pixel = rows(x, block, 0).first;
       const int count = static_cast<int>(block.count);
       Lanes::load(pixel, count).store(numbers_.origin + channel, count);
@@ -296,10 +378,10 @@ class Sample {
     return m;
   }
 
-  void finish_moments(const GroupNormForward<T>& tensors, std::int64_t begin, std::int64_t end) const {
+  void finish_moments(const GroupNormForward<T>& tensors) const {
     const std::int64_t width = shape_.channels / shape_.groups;
     const double pixels = static_cast<double>(shape_.pixels), count = pixels * static_cast<double>(width);
-    for (std::int64_t from = begin; from < end; from += width) {
+    for (std::int64_t from = begin_; from < end_; from += width) {
       // In float64: the parallel algorithm of Chan, Golub & LeVeque, over the channels of the group.
       double mean = 0, squares = 0;
       for (std::int64_t c = from; c < from + width; ++c) mean += channel_mean(c);
@@ -329,9 +411,9 @@ class Sample {
     return numbers_.origin[channel] + add + numbers_.sum0[channel] / static_cast<double>(shape_.pixels);
   }
 
-  void take_normalisation(const float* mean, const float* rstd, std::int64_t begin, std::int64_t end) const {
+  void take_normalisation(const float* mean, const float* rstd) const {
     const std::int64_t width = shape_.channels / shape_.groups;
-    for (std::int64_t from = begin; from < end; from += width) {
+    for (std::int64_t from = begin_; from < end_; from += width) {
       const std::int64_t group = sample_ * shape_.groups + from / width;
       for (std::int64_t c = from; c < from + width; ++c) {
         const Modulation m = modulation(c);
@@ -345,10 +427,10 @@ class Sample {
   }
 
   // dx = rstd (g - mean(g) - normal mean(g normal)), g = du gain, means over the group.
-  void finish_sums(const GroupNormBackward<T>& tensors, std::int64_t begin, std::int64_t end) const {
+  void finish_sums(const GroupNormBackward<T>& tensors) const {
     const std::int64_t width = shape_.channels / shape_.groups;
     const double pixels = static_cast<double>(shape_.pixels), count = pixels * static_cast<double>(width);
-    for (std::int64_t from = begin; from < end; from += width) {
+    for (std::int64_t from = begin_; from < end_; from += width) {
       double mean = 0, mean_x = 0;
       for (std::int64_t c = from; c < from + width; ++c) {
         mean += static_cast<double>(numbers_.gain[c]) * numbers_.sum0[c];
@@ -374,24 +456,27 @@ class Sample {
 
   const GroupNormShape& shape_;
   const GroupNormParameters& parameters_;
-  std::int64_t slice_channels_;
-  std::int64_t sample_;
+  std::int64_t sample_, begin_, end_;
   ChannelNumbers<Lanes> numbers_;
-  float* du_;  // [pixels, channels of the slice], for bfloat16
+  float* du_;  // [pixels, channels of the slice]
+  T* packed_;  // x likewise, where a slice is not the whole row
 };
 
 template <typename Lanes, typename T>
 void forward(const GroupNormShape& shape, const GroupNormParameters& parameters, const GroupNormForward<T>& tensors,
              const GroupNormRange& range) {
-  for (std::int64_t n = range.begin; n < range.end; ++n)
-    Sample<Lanes, T>(shape, parameters, range.scratch, n).forward(tensors);
+  const std::int64_t slices = slices_of_sample(shape), end = range.end * slices;
+  for (std::int64_t i = range.begin * slices; i < end; ++i)
+    SliceNorm<Lanes, T>(shape, parameters, range.scratch, slice(shape, i))
+        .forward(tensors, slice(shape, i + 1 < end ? i + 1 : i));
 }
 
 template <typename Lanes, typename T>
 void backward(const GroupNormShape& shape, const GroupNormParameters& parameters, const GroupNormBackward<T>& tensors,
               const GroupNormRange& range) {
-  for (std::int64_t n = range.begin; n < range.end; ++n)
-    Sample<Lanes, T>(shape, parameters, range.scratch, n).backward(tensors);
+  const std::int64_t slices = slices_of_sample(shape);
+  for (std::int64_t i = range.begin * slices; i < range.end * slices; ++i)
+    SliceNorm<Lanes, T>(shape, parameters, range.scratch, slice(shape, i)).backward(tensors);
 }
 
 }  // namespace perrin::trainer::group_norm_code

@@ -6,7 +6,7 @@
 namespace perrin::trainer {
 namespace {
 
-// Of x, dy, du and dx of a slice in backward; half a megabyte leaves room in the 1 or 2 MiB of today's second levels.
+// Of x and du of a slice in backward, and as much of dy and dx as passes meanwhile: the least of today's second levels.
 constexpr std::int64_t kSliceBytes = 512 * 1024;
 constexpr std::int64_t kWholeBlock = 4 * kLanes;  // the largest of any instruction set
 
@@ -29,6 +29,17 @@ std::int64_t slice_channels(const GroupNormShape& shape) noexcept {
   // Whole blocks where there is a choice.
   const std::int64_t blocks = std::lcm(unit, kWholeBlock);
   return std::min(channels > blocks ? channels / blocks * blocks : channels, shape.channels);
+}
+
+std::int64_t slices_of_sample(const GroupNormShape& shape) noexcept {
+  const std::int64_t channels = slice_channels(shape);
+  return (shape.channels + channels - 1) / channels;
+}
+
+Slice slice(const GroupNormShape& shape, std::int64_t index) noexcept {
+  const std::int64_t slices = slices_of_sample(shape), channels = slice_channels(shape),
+                     begin = index % slices * channels;
+  return {index / slices, begin, std::min(begin + channels, shape.channels)};
 }
 
 std::int64_t padded_channels(const GroupNormShape& shape) noexcept {

@@ -4,12 +4,16 @@
 
 namespace perrin::trainer {
 
-at::Tensor to_model_range(std::span<const std::uint8_t> pixels, const data::ImageShape& shape, at::Device device) {
+at::Tensor to_pixel_batch(std::span<const std::uint8_t> pixels, const data::ImageShape& shape, at::Device device) {
   const auto count = static_cast<std::int64_t>(pixels.size() / shape.bytes());
-  // from_blob reads only: the copy to the device or to float leaves the caller's bytes alone.
+  // Nobody writes to pixels: whoever takes them makes something else of them.
   const at::Tensor bytes = at::from_blob(const_cast<std::uint8_t*>(pixels.data()),
                                          {count, shape.channels, shape.height, shape.width}, at::kByte);
-  return to_model_range(bytes.to(device));
+  return bytes.to(device);
+}
+
+at::Tensor to_model_range(std::span<const std::uint8_t> pixels, const data::ImageShape& shape, at::Device device) {
+  return to_model_range(to_pixel_batch(pixels, shape, device));
 }
 
 at::Tensor to_model_range(const at::Tensor& pixels) { return pixels.to(at::kFloat).div_(127.5).sub_(1.0); }

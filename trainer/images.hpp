@@ -11,12 +11,15 @@
 
 namespace perrin::trainer {
 
+/// Bytes of images as [n, C, H, W] uint8; on the CPU a view of the caller's.
+at::Tensor to_pixel_batch(std::span<const std::uint8_t> pixels, const data::ImageShape& shape, at::Device device);
+
 /// Pixels as the network sees them: uint8 [n, C, H, W] to float32 in [-1, 1], x / 127.5 - 1 (Ho et al. 2020,
 /// section 3.3).
-at::Tensor to_model_range(std::span<const std::uint8_t> pixels, const data::ImageShape& shape, at::Device device);
-
-/// The same of pixels that are on the device.
 at::Tensor to_model_range(const at::Tensor& pixels);
+
+/// The same of bytes.
+at::Tensor to_model_range(std::span<const std::uint8_t> pixels, const data::ImageShape& shape, at::Device device);
 
 /// Labels as the network takes them: [N] int64 on `device`, -1: none; undefined for an unconditional
 /// model.

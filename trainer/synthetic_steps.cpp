@@ -46,8 +46,9 @@ double SyntheticSteps::step(ActivityClock& clock) {
     std::vector<std::uint64_t> positions(static_cast<std::size_t>(slice.count));
     std::iota(positions.begin(), positions.end(), progress_.position + static_cast<std::uint64_t>(slice.offset));
     clock.enter(Activity::forward);
-    step_->backward({.x_0 = images_at(positions), .positions = positions}, i, progress_.position, history_, losses,
-                    clock);
+    const std::vector<std::uint8_t> pixels = pixels_at(positions);
+    step_->backward({.pixels = to_pixel_batch(pixels, shape_, arena_.device()), .positions = positions}, i,
+                    progress_.position, history_, losses, clock);
   }
   clock.enter(Activity::agreement);
   Votes votes;
@@ -60,13 +61,13 @@ double SyntheticSteps::step(ActivityClock& clock) {
   return losses.loss();
 }
 
-at::Tensor SyntheticSteps::images_at(const std::vector<std::uint64_t>& positions) const {
+std::vector<std::uint8_t> SyntheticSteps::pixels_at(const std::vector<std::uint64_t>& positions) const {
   const OperatorScope scope("input");
   std::vector<std::uint8_t> batch(positions.size() * shape_.bytes());
   for (std::size_t i = 0; i < positions.size(); ++i)
     std::copy_n(pixels_.begin() + static_cast<std::ptrdiff_t>(positions[i] % kSyntheticImages * shape_.bytes()),
                 shape_.bytes(), batch.begin() + static_cast<std::ptrdiff_t>(i * shape_.bytes()));
-  return to_model_range(batch, shape_, arena_.device());
+  return batch;
 }
 
 }  // namespace perrin::trainer

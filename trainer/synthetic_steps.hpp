@@ -45,8 +45,8 @@ class SyntheticSteps {
   ParameterArena& arena() { return arena_; }
 
  private:
-  /// [n, C, H, W] as the network sees them.
-  at::Tensor images_at(const std::vector<std::uint64_t>& positions) const;
+  /// The bytes of their images.
+  std::vector<std::uint8_t> pixels_at(const std::vector<std::uint64_t>& positions) const;
 
   const Config& config_;
   data::ImageShape shape_;

@@ -43,12 +43,6 @@ data::SliceSource slices_from(std::int64_t step, std::uint64_t position, std::in
   });
 }
 
-/// Mirrors the images whose coin, keyed by position, says so.
-at::Tensor flip_some(const at::Tensor& x_0, std::uint64_t seed, std::span<const std::uint64_t> positions) {
-  const at::Tensor flips = keyed_flips({.seed = seed, .purpose = Purpose::flip}, positions).to(x_0.device());
-  return at::where(flips.view({-1, 1, 1, 1}), x_0.flip({3}), x_0);
-}
-
 data::BatchLoaderOptions loader_options(const DataConfig& config, std::optional<TraceRecorder>& trace) {
   data::BatchLoaderOptions options;
   options.threads = static_cast<std::size_t>(config.threads);
@@ -148,8 +142,7 @@ void TrainingLoop::step() {
     clock_.enter(Activity::load);
     batch_ = loader_.next(std::move(batch_));
     clock_.enter(Activity::forward);
-    step_.backward({.x_0 = images_of(batch_), .positions = batch_.positions, .labels = labels_of(batch_)}, i, first,
-                   state_.loss_history, losses, clock_);
+    step_.backward(images_of(batch_), i, first, state_.loss_history, losses, clock_);
   }
   clock_.enter(Activity::agreement);
   const double own_loss = losses.loss();
@@ -166,11 +159,16 @@ void TrainingLoop::step() {
   clock_.leave();
 }
 
-at::Tensor TrainingLoop::images_of(const data::Batch& batch) const {
+SliceImages TrainingLoop::images_of(const data::Batch& batch) const {
   const OperatorScope scope("input");
-  const at::Tensor x_0 = resident_ ? to_model_range(resident_->gather(batch.samples))
-                                   : to_model_range(batch.images, in_.train.shape(), in_.device);
-  return in_.config.data.horizontal_flip ? flip_some(x_0, in_.config.run.seed, batch.positions) : x_0;
+  SliceImages images{.pixels = resident_ ? resident_->gather(batch.samples)
+                                         : to_pixel_batch(batch.images, in_.train.shape(), in_.device),
+                     .positions = batch.positions,
+                     .labels = labels_of(batch)};
+  if (in_.config.data.horizontal_flip)
+    images.mirrored =
+        keyed_flips({.seed = in_.config.run.seed, .purpose = Purpose::flip}, batch.positions).to(in_.device);
+  return images;
 }
 
 at::Tensor TrainingLoop::labels_of(const data::Batch& batch) const {

@@ -69,7 +69,7 @@ class TrainingLoop {
   using Clock = std::chrono::steady_clock;
 
   void step();
-  at::Tensor images_of(const data::Batch& batch) const;
+  SliceImages images_of(const data::Batch& batch) const;
   /// Labels of a batch as the network trains on them, some of them dropped; undefined for an unconditional model.
   at::Tensor labels_of(const data::Batch& batch) const;
   /// Timesteps of every image of the global batch that begins at `first`.

@@ -7,7 +7,7 @@
 #include "trainer/compute_stream.hpp"
 #include "trainer/model/architecture.hpp"
 #include "trainer/optimize/gradient_norm.hpp"
-#include "trainer/random/keyed_noise.hpp"
+#include "trainer/precision.hpp"
 #include "trainer/telemetry/operator_scope.hpp"
 
 namespace perrin::trainer {
@@ -15,7 +15,6 @@ namespace perrin::trainer {
 TrainingStep::TrainingStep(const Config& config, const data::ImageShape& shape, const DiffusionProcess& process,
                            ParameterArena& arena, comm::World& world, comm::Communicator& gradients, bool overlap)
     : config_(config),
-      shape_(shape),
       arena_(arena),
       world_(world),
       network_(with_output_channels(config.model, shape, config.diffusion.variance_type)),
@@ -38,13 +37,12 @@ void TrainingStep::backward(const SliceImages& images, std::size_t slice, std::u
     return model_(x, condition,
                   {.positions = images.positions, .seed = seed, .training = true, .labels = images.labels});
   };
-  const at::Tensor noise = [&] {
+  const NoisedImages noised = [&] {
     const OperatorScope scope("input");
-    return keyed_normal({.seed = seed, .purpose = Purpose::noise}, images.positions,
-                        {shape_.channels, shape_.height, shape_.width})
-        .to(arena_.device());
+    return objective_.noised(images.pixels, images.mirrored, {.seed = seed, .purpose = Purpose::noise},
+                             images.positions, draw.levels, compute_type(config_.train.precision, arena_.device()));
   }();
-  const ObjectiveTerms terms = objective_.terms(network, images.x_0, noise, draw.levels);
+  const ObjectiveTerms terms = objective_.terms(network, noised, draw.levels);
   const at::Tensor weights = per_image(draw.weights, terms.loss).view({-1});
   const at::Tensor loss = (weights * terms.loss).sum() / plan_.global_batch();
   clock.enter(Activity::backward);

@@ -24,10 +24,11 @@
 
 namespace perrin::trainer {
 
-/// The images of one slice, as they go into the network.
+/// The images of one slice, as they come from a dataset.
 struct SliceImages {
-  at::Tensor x_0;                            ///< [n, C, H, W] in [-1, 1], float32
+  at::Tensor pixels;                         ///< [n, C, H, W] uint8, contiguous
   std::span<const std::uint64_t> positions;  ///< [n] in the endless stream
+  at::Tensor mirrored{};                     ///< [n] bool, which to read from right to left; undefined: none
   at::Tensor labels{};                       ///< as ForwardContext has them
 };
 
@@ -64,7 +65,6 @@ class TrainingStep {
 
  private:
   const Config& config_;
-  data::ImageShape shape_;
   ParameterArena& arena_;
   comm::World& world_;
   ModelConfig network_;

@@ -85,8 +85,10 @@ TEST_P(EveryObjective, HasTheGradientOfItsFiniteDifferences) {
   const at::Tensor x_0 = (wave({3, 1, 4, 4}, 1) * 1.4).round() * (254.0 / 255) + at::zeros({3, 1, 4, 4}, at::kDouble);
   const at::Tensor eps = wave({3, 1, 4, 4}, 9);
   const auto levels = levels_for(config, schedule);
-  const auto loss = [&] { return objective.terms(network.network(), x_0, eps, levels).loss.sum(); };
-  const ObjectiveTerms terms = objective.terms(network.network(), x_0, eps, levels);
+  const auto loss = [&] {
+    return objective.terms(network.network(), objective.noised(x_0, eps, levels), levels).loss.sum();
+  };
+  const ObjectiveTerms terms = objective.terms(network.network(), objective.noised(x_0, eps, levels), levels);
   ASSERT_EQ(terms.loss.sizes(), (std::vector<std::int64_t>{3}));
   terms.loss.sum().backward();
 
@@ -136,6 +138,13 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"v_vlb_large", PredictionType::v, VarianceType::fixed_large, LossType::vlb, 0}),
     [](const auto& test) { return test.param.name; });
 
+// Of a network whose output is F, whatever it reads.
+ObjectiveTerms terms_of(const Objective& objective, const at::Tensor& F, const at::Tensor& x_0, const at::Tensor& eps,
+                        const std::vector<NoiseLevel>& levels) {
+  return objective.terms([&](const at::Tensor&, const at::Tensor&) { return F; }, objective.noised(x_0, eps, levels),
+                         levels);
+}
+
 // The hybrid is below: its bound does not reach the mean, so that its gradient is no derivative by all weights.
 // The network's output as a free tensor: what reaches its mean and its variance channels.
 class HybridObjective : public testing::Test {
@@ -148,9 +157,7 @@ class HybridObjective : public testing::Test {
     const NoiseSchedule schedule(config.diffusion);
     const DiffusionProcess process(schedule);
     const std::vector<NoiseLevel> levels{schedule.level(0), schedule.level(1), schedule.level(40)};
-    return Objective(config, process)
-        .terms([&](const at::Tensor&, const at::Tensor&) { return F; }, wave({3, 1, 4, 4}, 1), wave({3, 1, 4, 4}, 9),
-               levels);
+    return terms_of(Objective(config, process), F, wave({3, 1, 4, 4}, 1), wave({3, 1, 4, 4}, 9), levels);
   }
   static at::Tensor gradient(LossType loss, PredictionType prediction = PredictionType::epsilon) {
     at::Tensor F = wave({3, 2, 4, 4}, 3).requires_grad_();
@@ -197,9 +204,7 @@ TEST(Objective, MinSnrWeighsTheErrorOfTheImageTheSameForEveryPrediction) {
     const DiffusionProcess process(schedule);
     const at::Tensor x_0 = wave({3, 1, 4, 4}, 1), eps = wave({3, 1, 4, 4}, 9), F = wave({3, 1, 4, 4}, 4);
     const std::vector<NoiseLevel> levels{schedule.level(2), schedule.level(20), schedule.level(49)};
-    const at::Tensor loss = Objective(config, process)
-                                .terms([&](const at::Tensor&, const at::Tensor&) { return F; }, x_0, eps, levels)
-                                .loss;
+    const at::Tensor loss = terms_of(Objective(config, process), F, x_0, eps, levels).loss;
     const at::Tensor x0_hat = read_output(prediction, q_sample(x_0, eps, levels), F, levels, 0.5).x0;
     for (std::int64_t i = 0; i < 3; ++i) {
       const double weight = std::min(schedule.snr(levels[static_cast<std::size_t>(i)].t), 5.0);
@@ -216,8 +221,7 @@ TEST(Objective, EdmsWeightMakesEveryLevelCountAsOne) {
   const DiffusionProcess process{NoiseSchedule(config.diffusion)};
   const at::Tensor x_0 = wave({2, 1, 4, 4}, 1), eps = wave({2, 1, 4, 4}, 9), F = wave({2, 1, 4, 4}, 4);
   const std::vector<NoiseLevel> levels{{1, 0.3}, {1, 12}};
-  const at::Tensor loss =
-      Objective(config, process).terms([&](const at::Tensor&, const at::Tensor&) { return F; }, x_0, eps, levels).loss;
+  const at::Tensor loss = terms_of(Objective(config, process), F, x_0, eps, levels).loss;
   const at::Tensor D = read_output(PredictionType::edm, q_sample(x_0, eps, levels), F, levels, 0.5).x0;
   for (std::int64_t i = 0; i < 2; ++i) {
     const double sigma = levels[static_cast<std::size_t>(i)].sigma;
@@ -235,8 +239,7 @@ TEST(Objective, TheMeanOfTheBoundOverAllTimestepsIsItsSum) {
   std::vector<NoiseLevel> levels;
   for (std::int64_t t = 0; t < 50; ++t) levels.push_back(schedule.level(t));
   const Objective objective(config, process);
-  const ObjectiveTerms terms =
-      objective.terms([&](const at::Tensor&, const at::Tensor&) { return F; }, x_0, eps, levels);
+  const ObjectiveTerms terms = terms_of(objective, F, x_0, eps, levels);
   EXPECT_TRUE(terms.loss.equal(terms.bound));
   EXPECT_TRUE(terms.simple.allclose((F - eps).square().mean({1, 2, 3}), 0, 1e-14));
   EXPECT_NEAR(terms.loss.mean().item<double>(), (terms.bound / 50).sum().item<double>(), 1e-12);

@@ -49,7 +49,8 @@ TEST(GaussianData, ATrainedNetworkReachesTheFloorOfItsLoss) {
   for (std::int64_t step = 0; step < config.train.steps; ++step) {
     const std::uint64_t first = static_cast<std::uint64_t>(step) * kBatch;
     const auto levels = sampler.draw(positions_from(first), first, LossHistory()).levels;
-    objective.terms(network, kMean + kDeviation * normals(2, first), normals(3, first), levels).loss.mean().backward();
+    const NoisedImages noised = objective.noised(kMean + kDeviation * normals(2, first), normals(3, first), levels);
+    objective.terms(network, noised, levels).loss.mean().backward();
     const at::NoGradGuard no_grad;
     for (std::size_t i = 0; i < arena.leaves().size(); ++i) {
       at::Tensor& gradient = const_cast<at::Tensor&>(arena.leaves()[i]).mutable_grad();
@@ -69,7 +70,8 @@ TEST(GaussianData, ATrainedNetworkReachesTheFloorOfItsLoss) {
     std::vector<NoiseLevel> levels;
     for (std::int64_t i = 0; i < kBatch; ++i) levels.push_back(sampler.evenly(b * kBatch + i, kBatches * kBatch));
     const at::Tensor x_0 = kMean + kDeviation * normals(4, first), eps = normals(5, first);
-    loss += objective.terms(trained, x_0, eps, levels).simple.mean().item<double>() / kBatches;
+    loss +=
+        objective.terms(trained, objective.noised(x_0, eps, levels), levels).simple.mean().item<double>() / kBatches;
   }
   constexpr double kFloor = 0.173053;
   EXPECT_GT(loss, 0.99 * kFloor);  // below it only by the chance of the sample

@@ -5,6 +5,7 @@
 #include <span>
 
 #include "trainer/config.hpp"
+#include "trainer/diffusion/noised_images.hpp"
 #include "trainer/diffusion/parameterization.hpp"
 #include "trainer/diffusion/process.hpp"
 
@@ -36,11 +37,22 @@ class Objective {
   at::Tensor bound(const at::Tensor& F, const at::Tensor& x_t, const at::Tensor& x_0, const at::Tensor& eps,
                    std::span<const NoiseLevel> levels) const;
 
+  /// Noise on images as terms() takes them.
   /// @param x_0, eps  [N, C, H, W]   @param levels  [N]
-  ObjectiveTerms terms(const Network& network, const at::Tensor& x_0, const at::Tensor& eps,
-                       std::span<const NoiseLevel> levels) const;
+  NoisedImages noised(const at::Tensor& x_0, const at::Tensor& eps, std::span<const NoiseLevel> levels) const;
+  /// The same of images as a dataset gives them: L_simple on the CPU needs no more than noise_pixels makes.
+  /// @param pixels, mirrored, noise, positions, type  as noise_pixels has them; pixels and mirrored on the device
+  NoisedImages noised(const at::Tensor& pixels, const at::Tensor& mirrored, const Stream& noise,
+                      std::span<const std::uint64_t> positions, std::span<const NoiseLevel> levels,
+                      at::ScalarType type) const;
+
+  /// @param levels  [N]
+  ObjectiveTerms terms(const Network& network, const NoisedImages& images, std::span<const NoiseLevel> levels) const;
 
  private:
+  /// What the network is told beside its input.
+  at::Tensor condition(std::span<const NoiseLevel> levels, const at::Tensor& like) const;
+
   ObjectiveConfig objective_;
   PredictionType prediction_;
   VarianceType variance_;

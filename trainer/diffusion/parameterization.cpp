@@ -40,6 +40,23 @@ Preconditioning precondition(PredictionType prediction, const NoiseLevel& level,
           1 / std::sqrt(variance) / level.alpha};
 }
 
+Target target_of(PredictionType prediction, const NoiseLevel& level, double sigma_data) {
+  switch (prediction) {
+    case PredictionType::epsilon:
+      return {0, 1};
+    case PredictionType::x0:
+      return {1, 0};
+    case PredictionType::v:
+      return {-level.sigma, level.alpha};
+    case PredictionType::edm:
+      break;
+  }
+  // (x_0 - c_skip x) / c_out with x = alpha (x_0 + sigma eps), without the difference of large numbers.
+  const double sigma = level.sigma / level.alpha;
+  const double root = std::sqrt(sigma * sigma + sigma_data * sigma_data);
+  return {sigma / sigma_data / root, -sigma_data / root};
+}
+
 double c_noise(const NoiseLevel& level) { return std::log(level.sigma / level.alpha) / 4; }
 
 at::Tensor per_image(std::span<const double> values, const at::Tensor& like) {
@@ -67,23 +84,19 @@ at::Tensor q_sample(const at::Tensor& x_0, const at::Tensor& eps, std::span<cons
   return per_level(levels, x_0, alpha_of) * x_0 + per_level(levels, x_0, sigma_of) * eps;
 }
 
+at::Tensor network_input(PredictionType prediction, const at::Tensor& x, std::span<const NoiseLevel> levels,
+                         double sigma_data) {
+  if (prediction != PredictionType::edm) return x;  // c_in is 1
+  return per_level(levels, x, [&](const NoiseLevel& l) { return precondition(prediction, l, sigma_data).c_in; }) * x;
+}
+
 at::Tensor network_target(PredictionType prediction, const at::Tensor& x_0, const at::Tensor& eps,
                           std::span<const NoiseLevel> levels, double sigma_data) {
   require_levels(x_0, levels);
   require_same_shape(x_0, eps);
-  if (prediction == PredictionType::epsilon) return eps;
-  if (prediction == PredictionType::x0) return x_0;
-  if (prediction == PredictionType::v)
-    return per_level(levels, x_0, alpha_of) * eps - per_level(levels, x_0, sigma_of) * x_0;
-  // (x_0 - c_skip x) / c_out with x = alpha (x_0 + sigma eps), without the difference of large numbers.
-  const auto root = [=](double sigma) { return std::sqrt(sigma * sigma + sigma_data * sigma_data); };
-  return per_level(levels, x_0,
-                   [&](const NoiseLevel& l) {
-                     const double sigma = l.sigma / l.alpha;
-                     return sigma / sigma_data / root(sigma);
-                   }) *
-             x_0 -
-         per_level(levels, x_0, [&](const NoiseLevel& l) { return sigma_data / root(l.sigma / l.alpha); }) * eps;
+  const auto of_x0 = [&](const NoiseLevel& l) { return target_of(prediction, l, sigma_data).of_x0; };
+  const auto of_eps = [&](const NoiseLevel& l) { return target_of(prediction, l, sigma_data).of_eps; };
+  return per_level(levels, x_0, of_x0) * x_0 + per_level(levels, x_0, of_eps) * eps;
 }
 
 Prediction read_output(PredictionType prediction, const at::Tensor& x, const at::Tensor& output,

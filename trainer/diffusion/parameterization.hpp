@@ -28,10 +28,22 @@ struct Preconditioning {
 };
 Preconditioning precondition(PredictionType prediction, const NoiseLevel& level, double sigma_data);
 
+/// c_in x.
+/// @param x  [N, C, H, W]   @param levels  [N]
+at::Tensor network_input(PredictionType prediction, const at::Tensor& x, std::span<const NoiseLevel> levels,
+                         double sigma_data);
+
 /// c_noise of PredictionType::edm: ln(sigma / alpha) / 4.
 double c_noise(const NoiseLevel& level);
 
-/// The F that a perfect network gives: eps, x_0, alpha eps - sigma x_0, or (x_0 - c_skip x) / c_out.
+/// The F that a perfect network gives, of_x0 x_0 + of_eps eps: eps, x_0, alpha eps - sigma x_0, or
+/// (x_0 - c_skip x) / c_out.
+struct Target {
+  double of_x0 = 0, of_eps = 0;
+};
+Target target_of(PredictionType prediction, const NoiseLevel& level, double sigma_data);
+
+/// The same of a batch.
 /// @param x_0, eps  [N, C, H, W]   @param levels  [N]   @return [N, C, H, W]
 at::Tensor network_target(PredictionType prediction, const at::Tensor& x_0, const at::Tensor& eps,
                           std::span<const NoiseLevel> levels, double sigma_data);

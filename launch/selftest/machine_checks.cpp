@@ -96,7 +96,8 @@ Gradients training_step(at::Device device, at::ScalarType type) {
   const trainer::Network network = [&](const at::Tensor& x, const at::Tensor& t) {
     return unet(x, t, {.positions = positions, .seed = 1, .training = true});
   };
-  const at::Tensor loss = objective.terms(network, normals(2), normals(3), levels).loss.mean();
+  const at::Tensor loss =
+      objective.terms(network, objective.noised(normals(2), normals(3), levels), levels).loss.mean();
   Gradients result{loss.item<double>(), {}};
   std::vector<at::Tensor> flat;
   for (const at::Tensor& gradient : torch::autograd::grad({loss}, leaves))

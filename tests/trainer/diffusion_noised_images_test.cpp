@@ -26,7 +26,7 @@ at::Tensor pixels(std::int64_t channels) {
 class NoisePixelsForEachPrediction : public testing::TestWithParam<PredictionType> {};
 
 TEST_P(NoisePixelsForEachPrediction, GivesTheBitsOfLibTorchsOperators) {
-  const at::Tensor mirrored = at::tensor({true, false, true});
+  const at::Tensor mirrored = at::tensor({1, 0, 1}, at::kByte).to(at::kBool);
   for (const std::int64_t channels : {1, 3, 4}) {
     at::Tensor x_0 = to_model_range(pixels(channels));
     x_0 = at::where(mirrored.view({-1, 1, 1, 1}), x_0.flip({3}), x_0);

@@ -8,10 +8,12 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <fstream>
 #include <map>
 #include <string_view>
+#include <thread>
 
 #include "comm/world.hpp"
 
@@ -27,6 +29,8 @@ constexpr double kLateBy = 1.0;
 constexpr double kRecently = 10.0;
 // No pulse for so long: dead, where the file system has no locks.
 constexpr double kDeadAfter = 3.0;
+// The launcher may be gone before the last of the ranks that it killed: seen for a stopped one among four.
+constexpr std::chrono::milliseconds kEndsTogetherWithin{3000}, kLookAgain{20};
 constexpr int kMostRanks = 1 << 20;
 
 template <std::size_t N>
@@ -234,7 +238,9 @@ RankRecord read_flight_file(const std::filesystem::path& path) {
   return record;
 }
 
-std::optional<FlightReport> merge_flight(const std::filesystem::path& folder) {
+namespace {
+
+std::optional<FlightReport> merge_now(const std::filesystem::path& folder) {
   FlightReport report;
   std::vector<RankRecord> records;
   std::error_code error;
@@ -276,6 +282,25 @@ std::optional<FlightReport> merge_flight(const std::filesystem::path& folder) {
   }
   report.named_ranks = choose_named_ranks(report);
   return report;
+}
+
+/// Some ranks are gone or leaving, others still live.
+bool is_ending(const FlightReport& report) {
+  const auto is_alive = [](const RankEnding& ending) { return ending.alive; };
+  const auto leaves = [](const RankEnding& ending) { return !ending.alive || ending.ending != Ending::running; };
+  return std::any_of(report.endings.begin(), report.endings.end(), is_alive) &&
+         std::any_of(report.endings.begin(), report.endings.end(), leaves);
+}
+
+}  // namespace
+
+std::optional<FlightReport> merge_flight(const std::filesystem::path& folder) {
+  const auto deadline = std::chrono::steady_clock::now() + kEndsTogetherWithin;
+  while (true) {
+    std::optional<FlightReport> report = merge_now(folder);
+    if (!report || !is_ending(*report) || std::chrono::steady_clock::now() > deadline) return report;
+    std::this_thread::sleep_for(kLookAgain);
+  }
 }
 
 bool FlightReport::ended_badly() const {

@@ -88,7 +88,8 @@ struct FlightReport {
   std::string summary() const;
 };
 
-/// Merges rank-*.bin of a folder. @return nullopt if it holds none
+/// Merges rank-*.bin of a folder. Where some ranks have ended and others live, it waits up to 3 s for these to end too.
+/// @return nullopt if it holds none
 std::optional<FlightReport> merge_flight(const std::filesystem::path& folder);
 
 }  // namespace perrin::comm

@@ -8,6 +8,7 @@
 #include <csignal>
 #include <cstring>
 #include <fstream>
+#include <thread>
 
 #include "comm/flight_report.hpp"
 #include "comm/watchdog.hpp"
@@ -164,6 +165,16 @@ TEST_F(FlightRecords, OfALivingProcessAreNoBadEnd) {
   flight->enqueued(track(), 1, kBucket);
   EXPECT_TRUE(read().alive);
   EXPECT_FALSE(merge_flight(folder())->ended_badly());
+}
+
+TEST_F(FlightRecords, OfRanksThatEndOneAfterTheOtherAreOneEnd) {
+  auto first = recorder(0, 2), last = recorder(1, 2);
+  first.reset();
+  std::jthread later([&] {
+    std::this_thread::sleep_for(200ms);
+    last.reset();
+  });
+  EXPECT_TRUE(merge_flight(folder())->ended_badly());
 }
 
 TEST_F(FlightRecords, FormerFileIsKeptAsPrevious) {

@@ -100,9 +100,19 @@ run_ctest() {
   fi
 }
 
+# pytest_suite PRESET NAME OPTION...: one run of pytest; its results go to build/PRESET/results/NAME.junit.
+pytest_suite() {
+  local preset=$1 name=$2 status=0
+  local xml="build/$preset/results/$name.junit"
+  run timeout --kill-after=10 "$kSuiteDeadline" "$perrin_venv/bin/python" -m pytest tests -q --junit-xml "$xml" "${@:3}" || status=$?
+  # 0: all passed, 1: some failed, 5: none chosen by --filter; anything else ended pytest before its last test.
+  [[ $status =~ ^[015]$ ]] || incidents+=("$preset: $name ended early with status $status")
+  if [[ -s "$xml" ]]; then results+=(--pytest "$preset=$xml"); else incidents+=("$preset: $name gave no results within $kSuiteDeadline s"); fi
+}
+
 # run_pytest PRESET: the Python tests, against the program in build/PRESET.
 run_pytest() {
-  local xml="build/$1/results/pytest.junit" start=$SECONDS options=() name status=0
+  local start=$SECONDS options=() name speed=""
   [[ -z "$filter" ]] || options+=(-k "$filter")
   export PERRIN_SOURCE_DIR="$perrin_source_dir" PERRIN_BUILD_DIR="$perrin_source_dir/build/$1"
   export PERRIN_BINARY="$PERRIN_BUILD_DIR/launch/perrin"
@@ -110,12 +120,11 @@ run_pytest() {
   if [[ $all == no ]]; then
     while read -r name; do left_out+=("$name"); done < <(
       "$perrin_venv/bin/python" -m pytest tests -q --collect-only -m slow "${options[@]}" 2>/dev/null | grep '::' || true)
-    options+=(-m "not slow")
+    speed=" and not slow"
   fi
-  run timeout --kill-after=10 "$kSuiteDeadline" "$perrin_venv/bin/python" -m pytest tests -q --junit-xml "$xml" "${options[@]}" || status=$?
-  # 0: all passed, 1: some failed, 5: none chosen by --filter; anything else ended pytest before its last test.
-  [[ $status =~ ^[015]$ ]] || incidents+=("$1: pytest ended early with status $status")
-  if [[ -s "$xml" ]]; then results+=(--pytest "$1=$xml"); else incidents+=("$1: pytest gave no results within $kSuiteDeadline s"); fi
+  # A program that starts, and a rank that waits, leave cores idle, so that files of tests share them.
+  pytest_suite "$1" pytest -n "$jobs" --dist loadfile -m "not alone$speed" "${options[@]}"
+  pytest_suite "$1" pytest-alone -m "alone$speed" "${options[@]}"
   say "== $1: pytest done ($((SECONDS - start)) s)"
 }
 

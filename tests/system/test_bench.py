@@ -56,6 +56,7 @@ def seconds_in_common(event, others):
     return sum(max(0, min(event["ts"] + event["dur"], other["ts"] + other["dur"]) - max(event["ts"], other["ts"])) for other in others) / 1e6
 
 
+@pytest.mark.alone
 def test_communication_is_hidden_under_backward_and_the_step_is_shorter_by_that(perrin, tmp_path):
     """The figures of two ranks over a simulated slow wire, and the same ones from the events of the timeline."""
     outcome = perrin("bench", "overlap", "--rounds", 12, "--json", "--trace", tmp_path / "trace", ranks=2, timeout=300)

@@ -6,6 +6,7 @@ import subprocess
 import threading
 import time
 
+import pytest
 from small_world import rows
 from test_flight import rank_of
 
@@ -19,6 +20,7 @@ def slow_down(pid, until):
         time.sleep(0.03)
 
 
+@pytest.mark.alone
 def test_a_slow_rank_is_named_once_and_when_it_recovers(mpirun, program_environment, write_config):
     config, run = write_config(**{"train.steps": 1_000_000, "train.log_every": 10, "checkpoint.every": 1_000_000, "train.batch_size": 64,
                                   "distributed.timeout_seconds": 30})

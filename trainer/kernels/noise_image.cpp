@@ -4,14 +4,8 @@
 #include <span>
 
 #include "comm/bfloat16.hpp"
+#include "trainer/kernels/target_clones.hpp"
 #include "trainer/random/fill.hpp"
-
-#if defined(__x86_64__)
-#define PERRIN_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define PERRIN_CLONES
-#endif
-#define PERRIN_INLINE __attribute__((always_inline)) inline
 
 namespace perrin::trainer {
 namespace {

@@ -1,13 +1,7 @@
 #include "trainer/kernels/squared_error.hpp"
 
 #include "comm/bfloat16.hpp"
-
-#if defined(__x86_64__)
-#define PERRIN_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define PERRIN_CLONES
-#endif
-#define PERRIN_INLINE __attribute__((always_inline)) inline
+#include "trainer/kernels/target_clones.hpp"
 
 namespace perrin::trainer {
 namespace {

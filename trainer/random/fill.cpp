@@ -7,15 +7,10 @@
 #include <cstddef>
 #include <numbers>
 
+#include "trainer/kernels/target_clones.hpp"
+
 // This file is compiled with -ffp-contract=off: every fused multiply-add below is written, none is left to the
 // compiler, and each is one rounding whether the machine has an instruction for it or libm computes it.
-
-#if defined(__x86_64__)
-#define PERRIN_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define PERRIN_CLONES
-#endif
-#define PERRIN_INLINE __attribute__((always_inline)) inline
 
 namespace perrin::trainer {
 namespace {

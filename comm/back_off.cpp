@@ -26,6 +26,4 @@ void BackOff::pause() noexcept {
   next_sleep_ = std::min(2 * next_sleep_, longest_sleep_);
 }
 
-void BackOff::rest() const noexcept { std::this_thread::sleep_for(longest_sleep_); }
-
 }  // namespace perrin::comm

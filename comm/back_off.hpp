@@ -15,8 +15,6 @@ class BackOff {
   /// Starts over, after a poll that moved something.
   void reset() noexcept;
   void pause() noexcept;
-  /// One sleep of the longest length.
-  void rest() const noexcept;
 
  private:
   using Clock = std::chrono::steady_clock;

@@ -31,9 +31,13 @@ constexpr microseconds kWaiterSleep{100};
 constexpr unsigned long kTimerSlackNanoseconds = 1'000;
 // Looks at a signal between two calls of MPI, which cost as much as 50 of them.
 constexpr int kSignalLooks = 50;
-// So long after an operation the thread looks for the next by itself, every kBackgroundSleep. To be woken by each costs
-// the caller 5 us, and often its core, just when it begins to wait and would drive the engine itself.
+// So long after an operation the thread looks for the next by itself. To be woken by each costs the caller 5 us, and
+// often its core, just when it begins to wait and would drive the engine itself.
 constexpr milliseconds kLinger{5};
+// It looks every kBackgroundSleep, and more and more rarely while callers do the driving: each look takes a core away
+// from one of them. 1 MB on 2 ranks and 2 cores: 0.07 ms in place of 0.13 where the cores share a cache, 0.34 in place
+// of 0.44 where they do not.
+constexpr microseconds kRareLook = 16 * kBackgroundSleep;
 // An idle engine still calls MPI this often: a send that is complete for its sender can wait in a queue of Open MPI
 // that only its calls empty.
 constexpr milliseconds kIdlePoke{10};
@@ -183,6 +187,10 @@ void ProgressEngine::close() noexcept {
 void ProgressEngine::run() {
   ::prctl(PR_SET_TIMERSLACK, kTimerSlackNanoseconds, 0, 0, 0);
   BackOff back_off(kBackgroundSpin, kBackgroundSleep);
+  microseconds until_next_look = kBackgroundSleep;
+  const auto look_more_rarely = [&] {
+    return std::exchange(until_next_look, std::min(2 * until_next_look, kRareLook));
+  };
   std::uint64_t seen = 0;
   Clock::time_point awake_until{};
   for (;;) {
@@ -197,18 +205,24 @@ void ProgressEngine::run() {
     }
     if (moved) {
       back_off.reset();
+      until_next_look = kBackgroundSleep;
     } else if (held_until > Clock::now()) {
       std::this_thread::sleep_until(held_until);
     } else if (!is_idle) {
-      waiters_.load() > 0 ? back_off.rest() : back_off.pause();
+      if (waiters_.load() > 0) {
+        std::this_thread::sleep_for(look_more_rarely());
+      } else {
+        back_off.pause();
+      }
     }
     std::unique_lock lock(inbox_mutex_);
     if (closing_) return;
     if (!is_idle) continue;
     if (std::exchange(seen, sequence_) != sequence_) awake_until = Clock::now() + kLinger;
     asleep_ = Clock::now() >= awake_until;
-    const auto nap = asleep_ ? microseconds(kIdlePoke) : kBackgroundSleep;
-    submitted_.wait_for(lock, nap, [this] { return closing_ || (asleep_ && !inbox_.empty()); });
+    const auto nap = asleep_ ? microseconds(kIdlePoke) : look_more_rarely();
+    const bool woken = submitted_.wait_for(lock, nap, [this] { return closing_ || (asleep_ && !inbox_.empty()); });
+    if (woken) until_next_look = kBackgroundSleep;
     asleep_ = false;
     back_off.reset();
     if (closing_) return;

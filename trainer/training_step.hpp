@@ -21,6 +21,7 @@
 #include "trainer/progress.hpp"
 #include "trainer/step_losses.hpp"
 #include "trainer/telemetry/activity_clock.hpp"
+#include "trainer/thread_team.hpp"
 
 namespace perrin::trainer {
 
@@ -30,11 +31,19 @@ struct SliceImages {
   std::span<const std::uint64_t> positions;  ///< [n] in the endless stream
   at::Tensor mirrored{};                     ///< [n] bool, which to read from right to left; undefined: none
   at::Tensor labels{};                       ///< as ForwardContext has them
+
+  /// Images first .. first + count - 1 of them.
+  SliceImages part(std::int64_t first, std::int64_t count) const;
 };
 
+/// Into how many parts a rank cuts its images for a team of threads: on the CPU as many as it has threads, but of no
+/// fewer than 4 images, which convolutions need to be efficient, and no more than 4, since each has whole gradients of
+/// the weights.
+std::size_t parts_of_slice(std::int64_t images, int threads, at::Device device);
+
 /// What every step of training does on one rank, wherever its images come from: noise, forward and backward of each
-/// slice, then the reduction over the ranks and clip, Adam and EMA. It owns no weights; all that it refers to must
-/// outlive it.
+/// slice, then the reduction over the ranks and clip, Adam and EMA. Threads of a rank take a part of each slice's
+/// images each (ThreadTeam). It owns no weights; all that it refers to must outlive it.
 class TrainingStep {
  public:
   /// @param gradients  of all ranks of the world   @param overlap  buckets leave during backward; false: after it
@@ -64,16 +73,21 @@ class TrainingStep {
   UpdateOutcome update(double loss, const Progress& progress, ActivityClock& clock);
 
  private:
+  struct Pass;  // forward of a part of a slice
+
+  Pass forward(const SliceImages& images, std::size_t part, std::uint64_t first, const LossHistory& history) const;
+
   const Config& config_;
   ParameterArena& arena_;
   comm::World& world_;
   ModelConfig network_;
   Objective objective_;
   LevelSampler level_sampler_;
-  UNet model_;
   SlicePlan plan_;
   std::vector<Slice> slices_;
+  ThreadTeam team_;
   GradientReducer reducer_;
+  std::vector<UNet> models_;  // for each part
   ShardGather shards_;
   AdamEma optimizer_;
 };

@@ -49,7 +49,7 @@ struct OperatorTimes::Frame : at::ObserverContext {
   std::int64_t begun_ns = 0, callees_ns = 0;
 };
 
-thread_local OperatorTimes* OperatorTimes::listening_ = nullptr;
+OperatorTimes* OperatorTimes::listening_ = nullptr;
 
 OperatorTimes::OperatorTimes()
     : handle_(at::addThreadLocalCallback(
@@ -66,7 +66,8 @@ OperatorTimes::~OperatorTimes() {
 
 std::unique_ptr<at::ObserverContext> OperatorTimes::begin(const at::RecordFunction& function) {
   auto frame = std::make_unique<Frame>();
-  frame->caller = std::exchange(listening_->innermost_, frame.get());
+  const std::lock_guard lock(listening_->mutex_);
+  frame->caller = std::exchange(listening_->threads_[std::this_thread::get_id()].innermost, frame.get());
   frame->part = part_of(function.name()).value_or(frame->caller != nullptr ? frame->caller->part : StepPart::other);
   listening_->note_work(function);
   frame->begun_ns = comm::steady_ns();
@@ -76,9 +77,21 @@ std::unique_ptr<at::ObserverContext> OperatorTimes::begin(const at::RecordFuncti
 void OperatorTimes::end(const at::RecordFunction&, at::ObserverContext* context) {
   auto& frame = static_cast<Frame&>(*context);
   const std::int64_t elapsed = comm::steady_ns() - frame.begun_ns;
-  listening_->self_ns_[static_cast<std::size_t>(frame.part)] += elapsed - frame.callees_ns;
-  listening_->innermost_ = frame.caller;
+  const std::lock_guard lock(listening_->mutex_);
+  OfThread& own = listening_->threads_[std::this_thread::get_id()];
+  own.self_ns[static_cast<std::size_t>(frame.part)] += elapsed - frame.callees_ns;
+  own.innermost = frame.caller;
   if (frame.caller != nullptr) frame.caller->callees_ns += elapsed;
+}
+
+double OperatorTimes::seconds(StepPart part) const {
+  double own = 0, others = 0, other_threads = 0;
+  for (const auto& [thread, times] : threads_) {
+    const double seconds = 1e-9 * static_cast<double>(times.self_ns[static_cast<std::size_t>(part)]);
+    (thread == owner_ ? own : others) += seconds;
+    other_threads += thread == owner_ ? 0 : 1;
+  }
+  return own + (other_threads > 0 ? others / other_threads : 0);
 }
 
 void OperatorTimes::note_work(const at::RecordFunction& function) {

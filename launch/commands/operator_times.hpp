@@ -5,7 +5,9 @@
 #include <array>
 #include <cstdint>
 #include <map>
+#include <mutex>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 namespace perrin::launch {
@@ -34,32 +36,38 @@ struct OperatorWork {
   double matrix_flops = 0;  ///< forward: 2 for a multiplication and an addition; linear layers and attention
 };
 
-/// Listens to LibTorch's operators on this thread while it lives, and adds up their own time, without that of the
-/// operators they call, by part. The part is told by the operator's name (convolution, norm and SiLU, attention and
-/// linear layers) or by an OperatorScope of the trainer's; an operator without either belongs to its caller's part.
-/// On a GPU it would measure launches, not work.
+/// Listens to LibTorch's operators on this thread, and on those of trainer::ThreadTeam that work for it, while it
+/// lives, and adds up their own time, without that of the operators they call, by part. The part is told by the
+/// operator's name (convolution, norm and SiLU, attention and linear layers) or by an OperatorScope of the trainer's;
+/// an operator without either belongs to its caller's part. On a GPU it would measure launches, not work.
 class OperatorTimes {
  public:
-  /// One at a time on a thread.
+  /// One at a time in a process.
   OperatorTimes();
   OperatorTimes(const OperatorTimes&) = delete;
   OperatorTimes& operator=(const OperatorTimes&) = delete;
   ~OperatorTimes();
 
-  double seconds(StepPart part) const { return 1e-9 * static_cast<double>(self_ns_[static_cast<std::size_t>(part)]); }
+  /// On this thread, and of the others, which work at the same time, the mean.
+  double seconds(StepPart part) const;
   const OperatorWork& work() const { return work_; }
 
  private:
   struct Frame;
+  struct OfThread {
+    Frame* innermost = nullptr;
+    std::array<std::int64_t, kStepParts> self_ns{};
+  };
   static std::unique_ptr<at::ObserverContext> begin(const at::RecordFunction& function);
   static void end(const at::RecordFunction& function, at::ObserverContext* context);
   void note_work(const at::RecordFunction& function);
 
-  static thread_local OperatorTimes* listening_;  // callbacks are plain functions
+  static OperatorTimes* listening_;  // callbacks are plain functions
 
   at::CallbackHandle handle_;
-  Frame* innermost_ = nullptr;
-  std::array<std::int64_t, kStepParts> self_ns_{};
+  const std::thread::id owner_ = std::this_thread::get_id();
+  std::mutex mutex_;
+  std::map<std::thread::id, OfThread> threads_;
   OperatorWork work_;
 };
 

@@ -44,7 +44,7 @@ TEST(GaussianData, ATrainedNetworkReachesTheFloorOfItsLoss) {
 
   ParameterArena arena(unet_parameters(config.model, kImage), 1, /*seed=*/1, at::kCPU);
   const AdamEma optimizer(config.optimizer, config.ema, config.train.steps);
-  const UNet unet(config.model, kImage, arena.trainable(), arena.layout().memory_format());
+  const UNet unet(config.model, kImage, arena.trainable(arena.leaves()), arena.layout().memory_format());
   const Network network = [&](const at::Tensor& x, const at::Tensor& t) { return unet(x, t); };
   for (std::int64_t step = 0; step < config.train.steps; ++step) {
     const std::uint64_t first = static_cast<std::uint64_t>(step) * kBatch;

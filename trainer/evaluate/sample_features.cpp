@@ -16,8 +16,7 @@
 #include "data/sha256.hpp"
 #include "trainer/evaluate/batch_journal.hpp"
 #include "trainer/evaluate/batches_in_turn.hpp"
-#include "trainer/evaluate/sample_images.hpp"
-#include "trainer/evaluate/sample_tiles.hpp"
+#include "trainer/evaluate/tile_sampler.hpp"
 #include "trainer/images.hpp"
 #include "trainer/telemetry/progress_line.hpp"
 
@@ -168,7 +167,6 @@ std::optional<SampleFeatures> sample_features(const UNet& model, const Config& c
                                               const Interrupt& interrupt) {
   if (request.samples < 1) throw std::invalid_argument("samples are drawn one at least");
   const at::NoGradGuard no_grad;
-  const auto schedule = std::make_shared<const NoiseSchedule>(config.diffusion);
   const std::int64_t size = config.sample.batch_size, batches = (request.samples + size - 1) / size;
   const RecordLayout layout(size, shape, extractor);
 
@@ -189,11 +187,11 @@ std::optional<SampleFeatures> sample_features(const UNet& model, const Config& c
   Collected collected(layout, request, size);
   for (std::int64_t batch = 0; journal && batch < done; ++batch) collected.add(batch, journal->read(batch));
 
+  TileSampler sampler(model, config, shape, device);
   const auto make = [&](std::int64_t batch, std::span<std::uint8_t> record) {
     std::vector<at::Tensor> images, features, probabilities;
     const std::int64_t count = std::min(size, request.samples - batch * size);
-    for (const SampleTile& tile : sample_tiles(batch * size, count, size, device)) {
-      const at::Tensor drawn = to_pixels(draw_tile(model, config, schedule, tile, shape, device)).contiguous();
+    for (const auto& [tile, drawn] : sampler.draw(batch * size, count)) {
       const ImageFeatures seen = extractor.extract(drawn);
       images.push_back(tile.wanted_of(drawn));
       features.push_back(tile.wanted_of(seen.features));

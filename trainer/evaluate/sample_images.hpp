@@ -4,34 +4,21 @@
 #include <c10/core/Device.h>
 
 #include <cstdint>
-#include <functional>
-#include <memory>
 #include <optional>
 
 #include "comm/communicator.hpp"
 #include "data/image_shape.hpp"
 #include "trainer/config.hpp"
-#include "trainer/diffusion/schedule.hpp"
-#include "trainer/evaluate/sample_tiles.hpp"
 #include "trainer/interrupt.hpp"
 #include "trainer/model/unet.hpp"
 
 namespace perrin::trainer {
 
-/// Sees what the network predicts of x_0, [N, C, H, W], at every evaluation.
-using Observer = std::function<void(const at::Tensor& x0)>;
-
-/// The images of a tile, wanted or not: all noise is keyed by (sample.seed, index, step), and classes by the index.
-/// @return [tile.images, C, H, W] float32 in about [-1, 1], on `device`
-/// @throws RunError where sample.sigma_min and sample.sigma_max leave nothing of the schedule
-at::Tensor draw_tile(const UNet& model, const Config& config, const std::shared_ptr<const NoiseSchedule>& schedule,
-                     const SampleTile& tile, const data::ImageShape& shape, at::Device device,
-                     const Observer& observe = {});
-
 /// Draws rows * columns images of config.sample, each keyed by (sample.seed, its index): every rank its share, in whole
 /// batches of sample.batch_size. Neither the number of ranks nor their shares show in the images, and on the CPU
 /// neither does the size of the batches (sample_tiles). Collective.
 /// @param interrupt asked before every batch; empty: nobody interrupts
+/// @throws RunError where sample.sigma_min and sample.sigma_max leave nothing of the schedule
 /// @return uint8 [rows * columns, C, H, W] on the CPU, the same on every rank; nullopt if interrupted
 std::optional<at::Tensor> sample_images(const UNet& model, const Config& config, const data::ImageShape& shape,
                                         comm::Communicator& control, at::Device device,

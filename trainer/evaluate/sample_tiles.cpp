@@ -5,9 +5,9 @@
 namespace perrin::trainer {
 namespace {
 
-// As fast as 64 on one thread (0.96 and 1.05 of the time of 64, 4: 1.34 and 1.16), and 1.12 of it on two, where 8
-// takes 1.34.
-constexpr std::int64_t kCpuTile = 16;
+// As fast as 64 on one thread (0.96 and 1.03 of the time of 64; 4: 1.34 and 1.16), and a batch is as many tiles as that
+// gives for threads to draw.
+constexpr std::int64_t kCpuTile = 8;
 
 }  // namespace
 

@@ -10,6 +10,7 @@
 #include <bit>
 #include <cmath>
 #include <stdexcept>
+#include <utility>
 
 #include "data/sha256.hpp"
 #include "trainer/same_on_all_ranks.hpp"
@@ -29,12 +30,15 @@ std::vector<std::size_t> buckets_of(const ParameterLayout::Range& range, const s
 }  // namespace
 
 GradientReducer::GradientReducer(ParameterArena& arena, comm::Communicator& communicator, comm::Communicator& control,
-                                 void* compute_stream, Reduction reduction, Wire wire, bool overlap)
+                                 void* compute_stream, Reduction reduction, Wire wire, bool overlap, ThreadTeam* team)
     : arena_(arena),
       reduction_(reduction),
       overlap_(overlap),
       exchange_(arena, communicator, compute_stream, reduction, wire),
-      layout_hash_(data::sha256_hex(arena.layout().description() + arena.plan().description())) {
+      layout_hash_(data::sha256_hex(arena.layout().description() + arena.plan().description())),
+      team_(team),
+      leaves_{arena.leaves()},
+      parts_missing_(arena.layout().ranges().size()) {
   const auto ranks = static_cast<std::uint64_t>(communicator.size());
   if (reduction == Reduction::reproducible && !std::has_single_bit(ranks))
     throw std::invalid_argument("reproducible reduction needs a power of two of ranks, not " + std::to_string(ranks));
@@ -43,22 +47,33 @@ GradientReducer::GradientReducer(ParameterArena& arena, comm::Communicator& comm
   for (std::size_t r = 0; r < arena.layout().ranges().size(); ++r) {
     buckets_of_range_.push_back(buckets_of(arena.layout().ranges()[r], arena.plan().buckets()));
     gradient_views_.push_back(arena.layout().view(arena.gradients(), arena.layout().ranges()[r]));
-    accumulators_.push_back(torch::autograd::impl::grad_accumulator(arena.leaves()[r]));
-    hook_keys_.push_back(accumulators_.back()->add_post_hook(
-        std::make_unique<torch::autograd::utils::LambdaPostHook>([this, r](const auto& outputs, const auto&) {
-          on_gradient(r);
-          return outputs;
-        })));
+  }
+  while (team != nullptr && leaves_.size() < team->size()) leaves_.push_back(arena.more_leaves());
+  for (const std::vector<at::Tensor>& leaves : leaves_) {
+    for (std::size_t r = 0; r < leaves.size(); ++r) {
+      const auto accumulator = torch::autograd::impl::grad_accumulator(leaves[r]);
+      hooks_.push_back(
+          {accumulator, accumulator->add_post_hook(std::make_unique<torch::autograd::utils::LambdaPostHook>(
+                            [this, r](const auto& outputs, const auto&) {
+                              on_gradient(r);
+                              return outputs;
+                            }))});
+    }
   }
 }
 
 GradientReducer::~GradientReducer() {
-  for (std::size_t r = 0; r < accumulators_.size(); ++r) accumulators_[r]->del_post_hook(hook_keys_[r]);
+  for (const Hook& hook : hooks_) hook.accumulator->del_post_hook(hook.key);
 }
 
-void GradientReducer::backward(const at::Tensor& loss, std::size_t slice, std::size_t slices) {
+void GradientReducer::backward(std::span<const at::Tensor> losses, std::size_t slice, std::size_t slices) {
   slice_ = slice;
   slices_ = slices;
+  parts_ = losses.size();
+  for (auto& missing : parts_missing_) missing.store(parts_, std::memory_order_relaxed);
+  if (reduction_ == Reduction::reproducible)
+    while (partial_sums_.size() < static_cast<std::size_t>(std::countr_zero(slices)))
+      partial_sums_.push_back(at::zeros_like(arena_.gradients()));
   arrived_.assign(buckets_of_range_.size(), false);
   missing_.assign(arena_.plan().buckets().size(), 0);
   for (const auto& buckets : buckets_of_range_)
@@ -66,7 +81,11 @@ void GradientReducer::backward(const at::Tensor& loss, std::size_t slice, std::s
   next_bucket_ = 0;
   bucket_sums_.assign(missing_.size(), {});
   non_finite_.clear();
-  loss.backward();
+  if (parts_ == 1) {
+    losses.front().backward();
+  } else {
+    team_->run(parts_, [&](std::size_t part) { losses[part].backward(); });
+  }
 
   const auto unreached = std::find(arrived_.begin(), arrived_.end(), false);
   if (unreached != arrived_.end())
@@ -76,20 +95,34 @@ void GradientReducer::backward(const at::Tensor& loss, std::size_t slice, std::s
 }
 
 void GradientReducer::on_gradient(std::size_t range) {
-  at::Tensor& fresh = const_cast<at::Tensor&>(arena_.leaves()[range]).mutable_grad();
-  {
-    const at::NoGradGuard no_grad;
-    if (reduction_ == Reduction::reproducible)
-      add_in_tree(range, fresh);
-    else if (slice_ == 0)
-      gradient_views_[range].copy_(fresh);
-    else
-      gradient_views_[range].add_(fresh);
-  }
-  fresh.reset();
+  // Whoever brings the last one adds them up, so that only it waits.
+  if (parts_missing_[range].fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+  keep(range);
+  const std::lock_guard lock(arrivals_);
   arrived_[range] = true;
   for (const std::size_t b : buckets_of_range_[range]) --missing_[b];
   if (last_slice() && overlap_) launch_full_buckets();
+}
+
+void GradientReducer::keep(std::size_t range) {
+  const at::NoGradGuard no_grad;
+  at::Tensor& view = gradient_views_[range];
+  std::vector<at::Tensor> fresh;
+  for (std::size_t part = 0; part < parts_; ++part)
+    fresh.push_back(std::exchange(leaves_[part][range].mutable_grad(), at::Tensor()));
+  if (parts_ > 1) fresh[0] = fresh[0].to(at::kFloat);  // the sum of two of bfloat16 is no bfloat16
+  for (std::size_t part = 1; part + 1 < parts_; ++part) fresh[0] = fresh[0] + fresh[part];
+  if (reduction_ == Reduction::fast && slice_ == 0 && parts_ > 1) {
+    at::add_out(view, fresh.front(), fresh.back());
+    return;
+  }
+  const at::Tensor sum = parts_ > 1 ? fresh.front() + fresh.back() : fresh.front();
+  if (reduction_ == Reduction::reproducible)
+    add_in_tree(range, sum);
+  else if (slice_ == 0)
+    view.copy_(sum);
+  else
+    view.add_(sum);
 }
 
 void GradientReducer::add_in_tree(std::size_t range, const at::Tensor& fresh) {
@@ -103,7 +136,6 @@ void GradientReducer::add_in_tree(std::size_t range, const at::Tensor& fresh) {
     gradient_views_[range].copy_(sum);
     return;
   }
-  while (partial_sums_.size() <= level) partial_sums_.push_back(at::zeros_like(arena_.gradients()));
   arena_.layout().view(partial_sums_[level], place).copy_(sum);
 }
 

@@ -31,8 +31,14 @@ ParameterArena::ParameterArena(const std::vector<ParameterSpec>& specs, std::siz
     keep_own(weights_, emas_.back());
   }
   if (compute != at::kFloat) copy_of_weights_ = weights_.to(compute);
+  leaves_ = more_leaves();
+}
+
+std::vector<at::Tensor> ParameterArena::more_leaves() const {
+  std::vector<at::Tensor> leaves;
   for (const at::Tensor& view : views(weights_, copy_of_weights_))
-    leaves_.push_back(view.detach().set_requires_grad(true));
+    leaves.push_back(view.detach().set_requires_grad(true));
+  return leaves;
 }
 
 std::vector<at::Tensor> ParameterArena::views(const at::Tensor& flat, const at::Tensor& copy) const {
@@ -42,7 +48,9 @@ std::vector<at::Tensor> ParameterArena::views(const at::Tensor& flat, const at::
   return views;
 }
 
-ParameterLookup ParameterArena::trainable() const { return lookup_by_name(layout_, leaves_); }
+ParameterLookup ParameterArena::trainable(const std::vector<at::Tensor>& leaves) const {
+  return lookup_by_name(layout_, leaves);
+}
 
 ParameterLookup ParameterArena::frozen(const at::Tensor& flat) const {
   return lookup_by_name(

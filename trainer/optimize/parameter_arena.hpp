@@ -45,6 +45,9 @@ class ParameterArena {
   /// Weights as leaves that require grad, in the order of the layout: views of weights(), or where the compute type is
   /// another one, matrices as views of copy_of_weights().
   const std::vector<at::Tensor>& leaves() const { return leaves_; }
+  /// The same weights as leaves of their own: for a second backward pass at the same time, whose gradients would
+  /// otherwise fall into those of the first.
+  std::vector<at::Tensor> more_leaves() const;
   /// The weights in the compute type, [plan().size()]; undefined where that is float32.
   at::Tensor& copy_of_weights() { return copy_of_weights_; }
   const at::Tensor& copy_of_weights() const { return copy_of_weights_; }
@@ -53,7 +56,8 @@ class ParameterArena {
     if (copy_of_weights_.defined()) copy_of_weights_.copy_(weights_);
   }
   /// For a model that trains: parameters by name, requiring grad.
-  ParameterLookup trainable() const;
+  /// @param leaves  of this arena
+  ParameterLookup trainable(const std::vector<at::Tensor>& leaves) const;
   /// For a model that only predicts, over weights() or a whole EMA: views of it, matrices in the compute type.
   ParameterLookup frozen(const at::Tensor& flat) const;
   /// Parameters by name, as views of weights() or a whole EMA.

@@ -49,7 +49,8 @@ void ThreadTeam::run(std::size_t parts, const std::function<void(std::size_t)>& 
 }
 
 void ThreadTeam::serve(std::size_t member, int threads) {
-  at::set_num_threads(threads);  // this thread's own
+  (void)at::get_num_threads();  // first: LibTorch gives a new thread the number for threads to come when it first asks
+  at::set_num_threads(threads);
   std::unique_lock lock(mutex_);
   for (std::size_t done = 0;; ++done) {
     if (--working_ == 0) changed_.notify_all();

@@ -201,6 +201,18 @@ def test_image_i_is_the_same_bits_on_any_number_of_ranks_and_in_any_batch(perrin
         np.testing.assert_array_equal(draw(f"{batch}.png", f"--sample.batch_size={batch}", ranks=ranks), expected, err_msg=f"batches of {batch}")
 
 
+def test_threads_draw_tiles_of_their_own_and_the_same_images(perrin, run, tmp_path):
+    def draw(threads, batch):
+        perrin("sample", run, "--grid", "3x7", "--steps", "5", "--progression", "--threads", threads, f"--sample.batch_size={batch}", "--output",
+               tmp_path / f"{threads}-{batch}.png")
+        return [pixels(tmp_path / f"{threads}-{batch}{suffix}") for suffix in (".png", "-progression.png")]
+
+    expected = draw(1, 64)
+    for threads, batch in ((2, 64), (3, 64), (2, 16), (2, 1)):
+        for found, wanted in zip(draw(threads, batch), expected, strict=True):
+            np.testing.assert_array_equal(found, wanted, err_msg=f"{threads} threads, batches of {batch}")
+
+
 def test_guided_images_and_how_they_came_to_be_are_the_same_bits_in_any_batch(perrin, trained, tmp_path):
     name, run = trained
     options = ["--class", "3,1", "--guidance", "2"] if name == "classes" else []

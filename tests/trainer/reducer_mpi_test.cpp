@@ -2,9 +2,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <limits>
+#include <vector>
 
 #include "comm/comm_error.hpp"
+#include "comm/range.hpp"
 #include "tests/support/world.hpp"
 #include "tests/trainer/counting_communicator.hpp"
 #include "tests/trainer/small_network.hpp"
@@ -47,6 +50,33 @@ TEST_P(ReducerOver, SlicesGivesTheGradientOfTheWholeBatch) {
   const at::Tensor expected = reference_gradient();
   for (int step = 0; step < 3; ++step) {  // no step leaves anything behind for the next
     for (std::size_t i = 0; i < slices.size(); ++i) reducer.backward(loss_of(arena, slices[i]), i, slices.size());
+    reducer.finish();
+    const auto [found, wanted] = own_parts(arena, expected);
+    EXPECT_LT((found - wanted).norm().item<double>(), 1e-6 * expected.norm().item<double>());
+  }
+}
+
+TEST_P(ReducerOver, PartsOfASliceAddsThemBeforeABucketLeaves) {
+  comm::World& world = perrin::test::world();
+  const auto [micro_batch, bucket_bytes, shard] = GetParam();
+  ThreadTeam team(3, 1);
+  ParameterArena arena(parameters(), 0, /*seed=*/3, at::kCPU, options(bucket_bytes, shard));
+  GradientReducer reducer(arena, world.gradients(), world.control(), nullptr, Reduction::fast, Wire::fp32,
+                          /*overlap=*/true, &team);
+  const auto slices = SlicePlan(kBatch, world.size(), micro_batch).slices_of(world.rank());
+  const at::Tensor expected = reference_gradient();
+  for (int step = 0; step < 3; ++step) {
+    for (std::size_t i = 0; i < slices.size(); ++i) {
+      const auto parts = static_cast<std::size_t>(std::min<std::int64_t>(slices[i].count, 3));
+      std::vector<at::Tensor> losses;
+      for (std::size_t part = 0; part < parts; ++part) {
+        const auto range = comm::part_of({0, static_cast<std::size_t>(slices[i].count)}, static_cast<int>(part),
+                                         static_cast<int>(parts));
+        losses.push_back(loss_of(reducer.leaves(part), {slices[i].offset + static_cast<std::int64_t>(range.begin),
+                                                        static_cast<std::int64_t>(range.length())}));
+      }
+      reducer.backward(losses, i, slices.size());
+    }
     reducer.finish();
     const auto [found, wanted] = own_parts(arena, expected);
     EXPECT_LT((found - wanted).norm().item<double>(), 1e-6 * expected.norm().item<double>());

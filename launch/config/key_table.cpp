@@ -528,7 +528,7 @@ void add_sample(std::vector<Key>& keys) {
                      .changeable());
   keys.push_back(
       Entry("sample.batch_size", &Config::sample, &SampleConfig::batch_size,
-            "Images that a rank draws at a time: on a GPU in one forward pass, on the CPU in tiles of 16, so that "
+            "Images that a rank draws at a time: on a GPU in one forward pass, on the CPU in tiles of 8, so that "
             "there it shows in no image.")
           .in(at_least(1))
           .changeable());
@@ -544,7 +544,8 @@ void add_distributed(std::vector<Key>& keys) {
                        "program, not of its speed.")
                      .changeable());
   keys.push_back(Entry("distributed.threads", &Config::distributed, &DistributedConfig::threads,
-                       "Threads of each rank on the CPU; 0: the cores it may use, shared among the node's ranks.")
+                       "Threads of each rank on the CPU, which take a part of its images each; 0: the cores it may "
+                       "use, shared among the node's ranks.")
                      .in(between(0, 4096))
                      .changeable());
   keys.push_back(Entry("distributed.reduction", &Config::distributed, &DistributedConfig::reduction,

@@ -41,7 +41,9 @@ bool carry_out(const Wire& wire, const Exchange& exchange, const std::atomic<boo
   std::vector<Bytes> sent;
   std::deque<Bytes> to_self;
   std::vector<MPI_Request> requests;
-  for (const Exchange::Receive& receive : exchange.receives) received.emplace_back(receive.bytes);
+  // What a rank sends to itself is moved there.
+  for (const Exchange::Receive& receive : exchange.receives)
+    received.emplace_back(receive.peer == wire.rank ? 0 : receive.bytes);
   for (std::size_t i = 0; i < received.size(); ++i) {
     if (exchange.receives[i].peer == wire.rank) continue;
     for_each_message(received[i], [&](std::byte* data, int length) {
@@ -85,6 +87,7 @@ bool carry_out(const Wire& wire, const Exchange& exchange, const std::atomic<boo
     sleep = std::min(2 * sleep, kLongestSleep);
   }
   if (aborted) return false;
+  sent.clear();
   exchange.finish(received);
   return true;
 }

@@ -1,6 +1,8 @@
 #include "tests/comm/host_gpu/reduction.hpp"
 
 #include <algorithm>
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
@@ -23,15 +25,20 @@ T combine(T a, T b, ncclRedOp_t op) {
   return static_cast<T>(a + b);
 }
 
+/// In blocks that fit a cache: copies of large parts would take as much memory again. The bytes of a part may lie unaligned.
 template <typename T>
 void reduce_as(const std::vector<Bytes>& parts, void* output, std::size_t count, ncclRedOp_t op) {
-  std::vector<T> result(count);
-  std::vector<T> next(count);
-  for (std::size_t rank = 0; rank < parts.size() && count > 0; ++rank) {
-    std::memcpy(next.data(), parts[rank].data(), count * sizeof(T));
-    for (std::size_t i = 0; i < count; ++i) result[i] = rank == 0 ? next[i] : combine(result[i], next[i], op);
+  constexpr std::size_t kBlock = 4096;
+  std::array<T, kBlock> result;
+  std::array<T, kBlock> next;
+  for (std::size_t first = 0; first < count; first += kBlock) {
+    const std::size_t length = std::min(kBlock, count - first);
+    for (std::size_t rank = 0; rank < parts.size(); ++rank) {
+      std::memcpy(next.data(), parts[rank].data() + first * sizeof(T), length * sizeof(T));
+      for (std::size_t i = 0; i < length; ++i) result[i] = rank == 0 ? next[i] : combine(result[i], next[i], op);
+    }
+    std::memcpy(static_cast<std::byte*>(output) + first * sizeof(T), result.data(), length * sizeof(T));
   }
-  if (count > 0) std::memcpy(output, result.data(), count * sizeof(T));
 }
 
 }  // namespace

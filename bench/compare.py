@@ -1,13 +1,18 @@
 #!/usr/bin/env python3
 """perrin beside its peers on the same network, the same content of a step and the same images, in interleaved rounds on the CPU.
 
-step       training: perrin in fp32 and bf16; diffusers' UNet2DModel eager (fp32, bf16 autocast, both memory formats) and by torch.compile
-           (the better format of each precision); "stripped", the same network without norms, activations, dropout and optimizer;
-           "isolated", its convolutions and matrix products each alone in their better format, shortest of three; 2 ranks x 1 thread
-           against DistributedDataParallel on gloo, each in its best mode
+step       training: perrin in fp32 and bf16, the faster also as 2 ranks x 1 thread (2x1); diffusers' UNet2DModel eager (fp32, bf16 autocast,
+           both memory formats) and by torch.compile (the better format of each precision); DistributedDataParallel on gloo as 2x1 in its best
+           mode; "stripped", the same network without norms, activations, dropout and optimizer; "isolated", its convolutions and matrix
+           products each alone in its fastest form and format, shortest of three; these two also as 2x1, two processes that have half of the
+           batch each and tell each other nothing
 sample     DDIM, 50 steps, batch 64: diffusers' DDIMPipeline, eager and compiled
 optimizer  norm, clip, Adam and EMA: PyTorch's foreach norm, fused Adam and foreach EMA
-memory     start to first step and peak memory of three: diffusers eager in fp32
+memory     start to first step and peak memory of three, both in fp32: diffusers eager
+
+The best mode of DDP is found as 2x1: each precision whose eager mode takes part is tried in both memory formats, and in the better of them by
+torch.compile too where one process was faster for it; the fastest takes part in the rounds. Isolated chooses its forms in its trial and
+says which: a convolution of a doubled image plain or as a transposed one, attention as one operator or as products and softmax.
 
 Every ratio is above 1 where perrin is better: the median over the rounds of the quotient within a round. Equal work is checked first: the
 number of parameters, and the losses of 20 steps from the same initial weights, in each precision. A mode that a first step shows to be less
@@ -25,14 +30,15 @@ import tempfile
 import time
 from pathlib import Path
 
-from members import NETWORKS, PRECISIONS, Members
+from members import FORMATS, NETWORKS, PRECISIONS, Members
 from report import Report
 from turns import PeerAnew, ratio
 
 SECTIONS = ("step", "sample", "optimizer", "memory")
 SAMPLING_STEPS, SAMPLE_BATCH = 50, 64
+RANKS = ((1, ""), (2, "-2x1"))  # and what the names of such modes end with
 # Minutes before the rounds, and of a round, on two quiet cores with AVX2.
-MINUTES = {("step", "small"): (3.5, 0.5), ("step", "ddpm-cifar10"): (8, 1), ("sample", "small"): (2, 0.5), ("sample", "ddpm-cifar10"): (6, 8),
+MINUTES = {("step", "small"): (4.7, 0.7), ("step", "ddpm-cifar10"): (10, 1.6), ("sample", "small"): (2, 0.5), ("sample", "ddpm-cifar10"): (6, 8.3),
            ("optimizer", "small"): (0.3, 0.1), ("optimizer", "ddpm-cifar10"): (0.5, 0.2), ("memory", "small"): (0.1, 0.2),
            ("memory", "ddpm-cifar10"): (0.2, 0.4)}
 COMPILING = {"step": 1.2, "sample": 1}  # of the minutes before the rounds
@@ -53,7 +59,7 @@ class Comparison(Members):
 
         formats = {}
         for precision in PRECISIONS:
-            eager = [f for f in ("nchw", "nhwc") if self.join(f"diffusers-{precision}-{f}", self.task("step", precision, f), kind="peer")]
+            eager = [f for f in FORMATS if self.join(f"diffusers-{precision}-{f}", self.task("step", precision, f), kind="peer")]
             if eager:
                 formats[precision] = max(eager, key=lambda f: self.trials[f"diffusers-{precision}-{f}"])
                 name = f"diffusers-{precision}-{formats[precision]}"
@@ -61,52 +67,35 @@ class Comparison(Members):
                     self.check_losses(name, losses[precision], self.members[name])
         self.join_compiled("peer", formats, self.task("step"))
         for precision in PRECISIONS:
-            self.join_better_format("stripped", f"stripped-{precision}", self.task("step", precision, how="stripped"))
-            self.join(f"isolated-{precision}", self.task("isolated", precision), kind="isolated", share=2)  # it tries both formats
-
-        peers = [name for name in self.members if name.startswith(("diffusers", "compiled"))]
+            for ranks, suffix in RANKS:  # who is too slow as one is not tried as two
+                task = self.task("step", precision, how="stripped", ranks=ranks)
+                if not self.join_better_format("stripped", f"stripped-{precision}", task, suffix):
+                    break
+            for ranks, suffix in RANKS:
+                task = self.task("isolated", precision, ranks=ranks)
+                if not self.join(f"isolated-{precision}{suffix}", task, kind="isolated", share=2):  # it tries both formats
+                    break
+        self.join_ddp(formats)
         best = self.fastest_of(variants)
         self.members[f"{best}-2x1"] = self.perrin_step(self.arguments.perrin[best.removeprefix("perrin-")], ranks=2)
-        if formats:
-            precision, memory_format = self.fastest_of(name for name in peers if name.startswith("diffusers")).split("-")[1:]
-            task = self.task("step", precision, memory_format, "ddp", threads=max(1, self.arguments.threads // 2))
-            self.join(f"ddp-{precision}-{memory_format}-2x1", task, ranks=2)
 
         values = self.values(self.setting["steps"])
         self.report.values("step", self.network, "images_per_second", values)
-        self.report.ratios("step", self.network, self.step_ratios(values, [name for name in peers if name in values], variants, best))
+        self.report.ratios("step", self.network, step_ratios(values, variants, best))
 
-    def step_ratios(self, values, peers, variants, tried_best):
-        def median(name):
-            return statistics.median(values[name])
-
-        def of(prefix):
-            return [name for name in values if name.startswith(prefix)]
-
-        ratios = {}
-
-        def add(what, name, others):
-            if others:
-                ratios[f"ratio_step_{what}"] = ratio(values[name], values[max(others, key=median)])
-
-        best = max(variants, key=median)
-        add("best_vs_best_peer", best, peers)
-        add("best_vs_stripped", best, of("stripped"))
-        add("best_vs_isolated", best, of("isolated"))
-        add("best_vs_diffusers_as_it_comes", best, of("diffusers-fp32-nchw"))
-        for precision in PRECISIONS:
-            if (name := f"perrin-{precision}") in variants:
-                add(f"{precision}_vs_best_peer_{precision}", name, [peer for peer in peers if f"-{precision}-" in peer])
-                add(f"{precision}_vs_stripped_{precision}", name, of(f"stripped-{precision}"))
-                add(f"{precision}_vs_isolated_{precision}", name, of(f"isolated-{precision}"))
-        for name in variants:
-            if (other := name.removeprefix("perrin-")) not in PRECISIONS:
-                add(f"{other}_vs_best_peer", name, peers)
-                add(f"{other}_vs_stripped", name, of("stripped"))
-        two_ranks = f"{tried_best}-2x1"
-        add("2x1_vs_1x2", two_ranks, [tried_best])
-        add("2x1_vs_ddp", two_ranks, of("ddp"))
-        return ratios
+    def join_ddp(self, formats):
+        """@param formats  the better one of each precision in one process"""
+        joined = []
+        for precision, of_one in formats.items():
+            task = self.task("step", precision, ranks=2)
+            if (better := self.join_better_format("ddp", f"ddp-{precision}", task, "-2x1")) is None:
+                continue
+            joined.append(f"ddp-{precision}-{better}-2x1")
+            # Compiling for two ranks takes minutes once more: only where it was worth it for one process.
+            if self.trials.get(f"compiled-{precision}-{of_one}", 0) > self.trials[f"diffusers-{precision}-{of_one}"]:
+                name = f"ddp-compiled-{precision}-{better}-2x1"
+                joined += [name] if self.join(name, task | {"format": better, "how": "compiled"}, kind="ddp") else []
+        self.keep_fastest(joined)
 
     def sample(self):
         self.export()
@@ -147,9 +136,9 @@ class Comparison(Members):
         self.report.ratios("optimizer", self.network, ratios)
 
     def memory(self):
-        """Both started anew in every round, for 3 steps."""
+        """Both started anew in every round, for 3 steps in fp32."""
         self.export()
-        program = self.perrin("step", ["--train.precision=auto"], lambda steps: ["--warm-up", 1, "--steps", steps - 1])
+        program = self.perrin("step", ["--train.precision=fp32"], lambda steps: ["--warm-up", 1, "--steps", steps - 1])
         self.members = {"perrin": program, "diffusers": PeerAnew(self.task("step"))}
         answers = self.turns(3)
         ratios = {}
@@ -159,6 +148,40 @@ class Comparison(Members):
             if "diffusers" in values:
                 ratios[f"ratio_{what}_vs_diffusers"] = ratio(values["diffusers"], values["perrin"])
         self.report.ratios("memory", self.network, ratios)
+
+
+def step_ratios(values, variants, tried_best):
+    """The best mode of ours by the best of theirs. @param tried_best  the variant that also ran as two ranks"""
+    def of(*prefixes):
+        return [name for name in values if name.startswith(prefixes)]
+
+    def ways(*names):
+        return [way for name in names for way in (name, f"{name}-2x1") if way in values]
+
+    ratios = {}
+
+    def add(what, ours, theirs):
+        if ours and theirs:
+            best, other = (max(names, key=lambda name: statistics.median(values[name])) for names in (ours, theirs))
+            ratios[f"ratio_step_{what}"] = ratio(values[best], values[other])
+
+    peers, two_ranks = of("diffusers", "compiled", "ddp"), f"{tried_best}-2x1"
+    add("best_vs_best_peer", ways(*variants), peers)
+    add("best_vs_stripped", ways(*variants), of("stripped"))
+    add("best_vs_isolated", ways(*variants), of("isolated"))
+    add("best_vs_diffusers_as_it_comes", variants, of("diffusers-fp32-nchw"))  # one process on each side
+    for precision in PRECISIONS:
+        ours = ways(f"perrin-{precision}")
+        add(f"{precision}_vs_best_peer_{precision}", ours, [peer for peer in peers if f"-{precision}-" in peer])
+        add(f"{precision}_vs_stripped_{precision}", ours, of(f"stripped-{precision}"))
+        add(f"{precision}_vs_isolated_{precision}", ours, of(f"isolated-{precision}"))
+    for name in variants:
+        if (other := name.removeprefix("perrin-")) not in PRECISIONS:
+            add(f"{other}_vs_best_peer", ways(name), peers)
+            add(f"{other}_vs_stripped", ways(name), of("stripped"))
+    add("2x1_vs_1x2", [two_ranks], [tried_best])
+    add("2x1_vs_ddp", [two_ranks], of("ddp"))
+    return ratios
 
 
 def perrin_variants(texts):

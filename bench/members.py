@@ -8,6 +8,7 @@ from turns import MemberFailed, Peer, Program, TooSlow, take_turns
 
 NETWORKS = {"small": {"shape": (1, 28, 28), "batch": 64, "steps": 4}, "ddpm-cifar10": {"shape": (3, 32, 32), "batch": 8, "steps": 2}}
 PRECISIONS = ("fp32", "bf16")
+FORMATS = ("nchw", "nhwc")
 CHECKED_STEPS = 20
 LOSS_TOLERANCE = 0.05  # of the mean of 20 losses, whose noise differs: t and eps are other draws
 HOPELESS = 0.5  # of the fastest of its kind so far
@@ -24,16 +25,20 @@ class Members:
         self.setting = NETWORKS[network]
         self.members, self.trials, self.fastest = {}, {}, {}
 
+    def threads(self, ranks):
+        """Of each of them."""
+        return max(1, self.arguments.threads // ranks)
+
     def perrin(self, command, options, turn=lambda _: [], figure="images_per_second", ranks=1, rounds=1):
-        fixed = ["--rounds", rounds, f"--distributed.threads={self.arguments.threads // ranks}", "--distributed.device=cpu"]
+        fixed = ["--rounds", rounds, f"--distributed.threads={self.threads(ranks)}", "--distributed.device=cpu"]
         return Program(self.arguments.build / "launch/perrin", [command, self.network, *fixed, *options], figure, turn, ranks)
 
     def perrin_step(self, options, ranks=1):
         return self.perrin("step", options, lambda steps: ["--warm-up", 2, "--steps", steps], ranks=ranks)
 
-    def task(self, kind, precision="fp32", memory_format="nchw", how="eager", threads=None, **more):
+    def task(self, kind, precision="fp32", memory_format="nchw", how="eager", ranks=1, **more):
         return {"kind": kind, "folder": str(self.folder / "initial"), "shape": self.setting["shape"], "batch": self.setting["batch"],
-                "precision": precision, "format": memory_format, "how": how, "threads": threads or self.arguments.threads, **more}
+                "precision": precision, "format": memory_format, "how": how, "ranks": ranks, "threads": self.threads(ranks), **more}
 
     def limit(self, kind, share):
         """Seconds after which a trial of `share` of a batch has lost."""
@@ -66,11 +71,11 @@ class Members:
         bound = share * self.setting["batch"] / limit
         self.report.left_out(self.section, self.network, name, bound, f"its first trial was not over after {limit:.0f} s", at_most=True)
 
-    def start(self, name, task, ranks=1, kind=None, share=1.0):
+    def start(self, name, task, kind=None, share=1.0):
         """A peer that has done its first step and is worth its rounds. @param kind  whom its trial is compared with; None: there is none"""
         compiled = task["how"] == "compiled"
         limit = self.limit(kind, share)
-        peer, loaded = Peer(task, ranks), False
+        peer, loaded = Peer(task), False
         try:
             self.check_parameters(name, peer.ask("load", limit=START_SECONDS))
             loaded = True
@@ -81,7 +86,9 @@ class Members:
                 return peer
             # The first step also sets everything up; one that takes four times as long as others need not be repeated.
             hopeless = not compiled and kind in self.fastest and first["value"] < self.fastest[kind] / 4
-            value = first["value"] if hopeless else max(first["value"], peer.ask("trial", limit=limit or LONGEST_TRIAL)["value"])
+            trial = first if hopeless else peer.ask("trial", limit=limit or LONGEST_TRIAL)
+            if "chosen" in trial:
+                self.report.say(f"  {name}: {trial['chosen']}")
         except TooSlow as failure:
             if compiled or not limit or not loaded:
                 self.report.skip(name, failure)
@@ -91,7 +98,7 @@ class Members:
         except MemberFailed as failure:
             self.report.skip(name, failure)
             return None
-        if self.admit(name, kind, value):
+        if self.admit(name, kind, max(first["value"], trial["value"])):
             return peer
         peer.close()
         return None
@@ -103,22 +110,20 @@ class Members:
             self.members[name] = peer
         return peer is not None
 
-    def join_better_format(self, kind, base, task, **how):
+    def keep_fastest(self, names):
+        """The fastest of those that take part stays. @return its name, or None"""
+        best = max(names, key=self.trials.get, default=None)
+        for name in names:
+            if name != best:
+                self.report.say(f"  {name}: {self.trials.pop(name):.3g} images/s in its trial; {best} is faster and takes part")
+                self.members.pop(name).close()
+        return best
+
+    def join_better_format(self, kind, prefix, task, suffix="", **how):
         """The faster memory format takes part. @return it, or None"""
-        found = {}
-        for memory_format in ("nchw", "nhwc"):
-            name = f"{base}-{memory_format}"
-            if peer := self.start(name, task | {"format": memory_format}, kind=kind, **how):
-                found[memory_format] = (self.trials.pop(name), peer)
-        if not found:
-            return None
-        better = max(found, key=lambda memory_format: found[memory_format][0])
-        for memory_format, (value, peer) in found.items():
-            if memory_format != better:
-                self.report.say(f"  {base}-{memory_format}: {value:.3g} images/s in its trial; {better} is faster and takes part")
-                peer.close()
-        self.members[f"{base}-{better}"], self.trials[f"{base}-{better}"] = found[better][1], found[better][0]
-        return better
+        names = {f"{prefix}-{memory_format}{suffix}": memory_format for memory_format in FORMATS}
+        best = self.keep_fastest([name for name, memory_format in names.items() if self.join(name, task | {"format": memory_format}, kind=kind, **how)])
+        return names.get(best)
 
     def join_compiled(self, kind, formats, task, **how):
         """torch.compile in the better format of each precision."""

@@ -27,9 +27,10 @@ class TooSlow(MemberFailed):
 
 
 class Peer:
-    """The processes of one peer (several only for DDP), asked by pipes; between requests they wait for their input."""
+    """The processes of one peer, asked by pipes; between requests they wait for their input."""
 
-    def __init__(self, task, ranks=1):
+    def __init__(self, task):
+        ranks = task["ranks"]
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -43,7 +44,7 @@ class Peer:
                                                    stderr=self.errors[-1], text=True, env=environment))
 
     def ask(self, do, steps=0, limit=LONGEST_TURN):
-        """Rank 0's answer, once all have answered.
+        """Rank 0's answer, once all have answered; its value is the sum of theirs.
 
         @raise MemberFailed with the last line that a dead process wrote; TooSlow after `limit` seconds
         """
@@ -66,7 +67,7 @@ class Peer:
                 if not line:
                     raise MemberFailed(self.why(rank))
                 answers[rank] = json.loads(line)
-        return answers[0]
+        return answers[0] | ({"value": sum(answer["value"] for answer in answers.values())} if "value" in answers[0] else {})
 
     def why(self, rank):
         self.close()
@@ -89,7 +90,7 @@ class PeerAnew:
     def ask(self, _, steps):
         peer = Peer(self.task)
         try:
-            return peer.ask("first") | peer.ask("measure", steps - 1)
+            return peer.ask("first") | peer.ask("measure", steps - 2)  # a turn begins with a step of its own
         finally:
             peer.close()
 

@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <bit>
+#include <limits>
 
 #include "trainer/model/architecture.hpp"
 #include "trainer/model/unet.hpp"
 #include "trainer/optimize/parameter_layout.hpp"
 #include "trainer/optimize/shard_plan.hpp"
 #include "trainer/optimize/slice_plan.hpp"
+#include "trainer/training_step.hpp"
 
 namespace perrin::trainer {
 
@@ -33,6 +35,13 @@ Estimate estimate(const Config& config, const data::ImageShape& shape, int ranks
       .checkpoint_bytes = (3 + emas) * file,
       .snapshot_bytes = config.ema.snapshot_every > 0 ? power_emas * file : 0};
   const SlicePlan plan(config, ranks);
+  estimate.micro_batch = plan.largest_slice();
+  if (config.distributed.device != DeviceChoice::cuda) {
+    constexpr int kAnyNumber = std::numeric_limits<int>::max();
+    const int threads = config.distributed.threads > 0 ? static_cast<int>(config.distributed.threads) : kAnyNumber;
+    const std::size_t parts = parts_of_slice(plan.largest_slice(), threads, at::kCPU);
+    estimate.part_bytes = static_cast<std::int64_t>(parts - 1) * buffer;
+  }
   const bool reproducible = config.distributed.reduction == Reduction::reproducible;
   const bool bf16 = config.distributed.wire == Wire::bf16;
   // A partial sum for each level of the tree of a rank's shards.
@@ -42,10 +51,7 @@ Estimate estimate(const Config& config, const data::ImageShape& shape, int ranks
   if (ranks > 1 && (reproducible || bf16)) estimate.gradient_bytes += buffer;
   for (int rank = 0; rank < ranks; ++rank) {
     std::int64_t share = 0;
-    for (const Slice& slice : plan.slices_of(rank)) {
-      share += slice.count;
-      estimate.micro_batch = std::max(estimate.micro_batch, slice.count);
-    }
+    for (const Slice& slice : plan.slices_of(rank)) share += slice.count;
     estimate.images_per_rank = std::max(estimate.images_per_rank, share);
   }
   return estimate;

@@ -7,19 +7,29 @@
 
 namespace perrin::trainer {
 
-ThreadTeam::ThreadTeam(std::size_t members, int threads_of_each) : size_(members), failures_(members) {
-  if (members < 1 || threads_of_each < 1) throw std::invalid_argument("a team has at least one thread");
+ThreadTeam::ThreadTeam(std::size_t members, int threads) : size_(members), failures_(members) {
+  if (members < 1 || threads < static_cast<int>(members))
+    throw std::invalid_argument("a team has at least one member, and a thread for each");
   if (size_ == 1) return;
   const int own = at::get_num_threads();
   working_ = size_;
-  for (std::size_t m = 0; m < size_; ++m)
-    threads_.emplace_back([this, m, threads_of_each] { serve(m, threads_of_each); });
+  const int each = threads / static_cast<int>(members), left = threads % static_cast<int>(members);
+  try {
+    for (int m = 0; m < static_cast<int>(members); ++m)
+      threads_.emplace_back(
+          [this, m, own_threads = each + (m < left ? 1 : 0)] { serve(static_cast<std::size_t>(m), own_threads); });
+  } catch (...) {
+    close();  // a thread that could be joined would end the program
+    throw;
+  }
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] { return working_ == 0; });
   at::set_num_threads(own);  // LibTorch keeps the last number that any thread was given for threads to come
 }
 
-ThreadTeam::~ThreadTeam() {
+ThreadTeam::~ThreadTeam() { close(); }
+
+void ThreadTeam::close() {
   {
     const std::lock_guard lock(mutex_);
     closing_ = true;
@@ -29,7 +39,7 @@ ThreadTeam::~ThreadTeam() {
 }
 
 void ThreadTeam::run(std::size_t parts, const std::function<void(std::size_t)>& work) {
-  if (size_ == 1) {
+  if (size_ == 1 || parts == 1) {
     for (std::size_t p = 0; p < parts; ++p) work(p);
     return;
   }

@@ -14,9 +14,11 @@ namespace perrin::trainer {
 /// operator instead meet at the end of every one, hundreds of times in a forward pass.
 class ThreadTeam {
  public:
-  /// @param members          at least 1; a team of one is the calling thread, as it is
-  /// @param threads_of_each  LibTorch's threads within an operator of a member
-  ThreadTeam(std::size_t members, int threads_of_each);
+  /// @param members  at least 1; a team of one is the calling thread, as it is
+  /// @param threads  at least as many, shared among the members for LibTorch's threads within an operator: where they
+  ///        do not go up evenly, the first members have one more
+  /// @throws std::invalid_argument; std::system_error where a thread cannot start
+  ThreadTeam(std::size_t members, int threads);
   ThreadTeam(const ThreadTeam&) = delete;
   ThreadTeam& operator=(const ThreadTeam&) = delete;
   ~ThreadTeam();
@@ -24,12 +26,14 @@ class ThreadTeam {
   std::size_t size() const { return size_; }
 
   /// Calls work(0), ..., work(parts - 1), part p on member p mod size(), each member's in order, and returns when all
-  /// have ended. What LibTorch keeps for the calling thread (gradient mode, profilers) holds for the members meanwhile.
+  /// have ended; a single part is the calling thread's, with the threads that it has. What LibTorch keeps for the
+  /// calling thread (gradient mode, profilers) holds for the members meanwhile.
   /// @throws what the first of the members threw that failed; its later parts are left out
   void run(std::size_t parts, const std::function<void(std::size_t)>& work);
 
  private:
   void serve(std::size_t member, int threads);
+  void close();
 
   std::size_t size_;
   std::mutex mutex_;

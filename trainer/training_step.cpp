@@ -20,12 +20,6 @@ namespace {
 constexpr std::int64_t kFewestImages = 4;
 constexpr std::int64_t kMostParts = 4;
 
-std::size_t largest_parts(const std::vector<Slice>& slices, at::Device device) {
-  std::size_t parts = 1;
-  for (const Slice& slice : slices) parts = std::max(parts, parts_of_slice(slice.count, at::get_num_threads(), device));
-  return parts;
-}
-
 at::Tensor part_of_rows(const at::Tensor& rows, std::int64_t first, std::int64_t count) {
   return rows.defined() ? rows.narrow(0, first, count) : rows;
 }
@@ -60,8 +54,9 @@ TrainingStep::TrainingStep(const Config& config, const data::ImageShape& shape, 
       level_sampler_(config, process.schedule()),
       plan_(config, world.size()),
       slices_(plan_.slices_of(world.rank())),
-      team_(largest_parts(slices_, arena.device()),
-            std::max(1, at::get_num_threads() / static_cast<int>(largest_parts(slices_, arena.device())))),
+      threads_(at::get_num_threads()),
+      // As the largest slice of all ranks needs it: a virtual shard meets the same threads on whichever rank it is.
+      team_(parts_of_slice(plan_.largest_slice(), threads_, arena.device()), threads_),
       reducer_(arena, gradients, world.control(), compute_stream(arena.device()), config.distributed.reduction,
                config.distributed.wire, overlap, &team_),
       shards_(arena, gradients, compute_stream(arena.device())),
@@ -73,7 +68,7 @@ TrainingStep::TrainingStep(const Config& config, const data::ImageShape& shape, 
 void TrainingStep::backward(const SliceImages& images, std::size_t slice, std::uint64_t first,
                             const LossHistory& history, StepLosses& losses, ActivityClock& clock) {
   const std::int64_t count = slices_[slice].count;
-  std::vector<Pass> passes(parts_of_slice(count, at::get_num_threads(), arena_.device()));
+  std::vector<Pass> passes(parts_of_slice(count, threads_, arena_.device()));
   std::vector<at::Tensor> sums(passes.size());
   const auto range_of = [&](std::size_t part) {
     return comm::part_of({0, static_cast<std::size_t>(count)}, static_cast<int>(part), static_cast<int>(passes.size()));

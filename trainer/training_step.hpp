@@ -85,6 +85,7 @@ class TrainingStep {
   LevelSampler level_sampler_;
   SlicePlan plan_;
   std::vector<Slice> slices_;
+  int threads_;  // of this rank
   ThreadTeam team_;
   GradientReducer reducer_;
   std::vector<UNet> models_;  // for each part

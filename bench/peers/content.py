@@ -1,5 +1,6 @@
 """What every peer computes: the images, schedule and step of `perrin bench`, in PyTorch."""
 
+import os
 import time
 
 import torch
@@ -16,6 +17,17 @@ def synthetic_images(shape):
     count = SYNTHETIC_IMAGES * channels * height * width
     bytes_of = ((torch.arange(count, dtype=torch.int64) * 2654435761) & 0xFFFFFFFF) >> 24
     return bytes_of.to(torch.uint8).view(SYNTHETIC_IMAGES, channels, height, width)
+
+
+def rank_and_ranks():
+    """Of this process, as torchrun says it."""
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
+def rows_of_rank(batch):
+    """Of the global batch."""
+    rank, ranks = rank_and_ranks()
+    return range(rank * batch // ranks, (rank + 1) * batch // ranks)
 
 
 def alphas_cumprod():
@@ -40,15 +52,14 @@ class Optimizer:
 
 
 class TrainingSteps:
-    """Steps of a network: uint8 images, q_sample, network, loss, backward, clip, Adam, EMA; float32 weights.
+    """Steps of a network over this rank's part of the batch: uint8 images, q_sample, network, loss, backward, clip, Adam, EMA; float32 weights.
 
-    predict(x_t, t) is the network under the mode's autocast; `share` is (rank, ranks) of the global batch.
+    predict(x_t, t) is the network under the mode's autocast.
     """
 
-    def __init__(self, module, predict, shape, batch, share=(0, 1), optimizer=True, memory_format=torch.contiguous_format):
+    def __init__(self, module, predict, shape, batch, optimizer=True, memory_format=torch.contiguous_format):
         self.predict, self.batch, self.memory_format = predict, batch, memory_format
-        rank, ranks = share
-        self.rows = range(rank * batch // ranks, (rank + 1) * batch // ranks)
+        self.rows = rows_of_rank(batch)
         self.images = synthetic_images(shape)
         cumprod = alphas_cumprod()
         self.signal, self.sigma = cumprod.sqrt().view(-1, 1, 1, 1), (1 - cumprod).sqrt().view(-1, 1, 1, 1)
@@ -79,7 +90,8 @@ class TrainingSteps:
         return self.losses[:count]
 
     def images_per_second(self, steps):
+        """Of this rank."""
         begun = time.monotonic()
         for _ in range(steps):
             self.losses.append(self.step().item())  # perrin too brings each loss to the host
-        return steps * self.batch / (time.monotonic() - begun)
+        return steps * len(self.rows) / (time.monotonic() - begun)

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """One peer in a process of its own, which computes only when asked: each line of standard input is a JSON request, each answer a JSON
-line. bench/compare.py starts it; its request "measure" is one turn. DDP ranks are asked alike, each by its own pipe."""
+line. bench/compare.py starts it; its request "measure" is one turn, which begins untimed as one of perrin does. Ranks are asked alike, each
+by its own pipe."""
 
 import json
 import os
@@ -23,34 +24,32 @@ def peak_bytes():
 
 
 class Step:
-    """Training steps of one mode: NAME = precision-format, and how."""
+    """Training steps of one mode. Several ranks are DDP on gloo, but for the stripped network, whose ranks have nothing to tell each other."""
 
     def __init__(self, task):
         import torch
 
         from peers import content, network
 
-        torch.manual_seed(0)
+        rank, ranks = content.rank_and_ranks()
+        torch.manual_seed(rank)
         module = network.load(task["folder"])
         self.parameters = network.parameters_of(module)
-        if task["how"] == "stripped":
+        stripped = task["how"] == "stripped"
+        if stripped:
             network.strip(module)
         memory_format = network.FORMATS[task["format"]]
         module = module.to(memory_format=memory_format)
         predicting = module
-        share = (0, 1)
-        if task["how"] == "ddp":
+        if ranks > 1 and not stripped:
             torch.distributed.init_process_group("gloo")
-            share = (torch.distributed.get_rank(), torch.distributed.get_world_size())
-            torch.manual_seed(share[0])
             predicting = torch.nn.parallel.DistributedDataParallel(module, gradient_as_bucket_view=True)
         predict = network.predictor(predicting, task["precision"], compiled=task["how"] == "compiled")
-        self.steps = content.TrainingSteps(module, predict, task["shape"], task["batch"], share, optimizer=task["how"] != "stripped",
-                                           memory_format=memory_format)
+        self.steps = content.TrainingSteps(module, predict, task["shape"], task["batch"], optimizer=not stripped, memory_format=memory_format)
 
     def first(self, _):
         value = self.steps.images_per_second(1)
-        return {"value": value, "first_step_seconds": seconds_since_start(), "seconds": self.steps.batch / value}
+        return {"value": value, "first_step_seconds": seconds_since_start(), "seconds": len(self.steps.rows) / value}
 
     def trial(self, _):
         return {"value": self.steps.images_per_second(1)}
@@ -59,24 +58,27 @@ class Step:
         return {"losses": self.steps.first_losses(steps)}
 
     def measure(self, steps):
+        self.steps.images_per_second(1)
         return {"value": self.steps.images_per_second(steps), "peak_bytes": peak_bytes()}
 
 
 class Isolated:
     def __init__(self, task):
-        from peers import isolated, network
+        from peers import content, isolated, network
 
         model = network.load(task["folder"]).eval()
         self.parameters = network.parameters_of(model)
-        calls = isolated.calls_of(model, task["shape"], task["batch"])
-        self.prepare = lambda: isolated.Isolated(calls, task["batch"], network.TYPES[task["precision"]])
+        images = len(content.rows_of_rank(task["batch"]))
+        calls = isolated.calls_of(model, task["shape"], images)
+        self.prepare = lambda: isolated.Isolated(calls, images, network.TYPES[task["precision"]])
 
     def first(self, _):
         self.work = self.prepare()  # calls each operation already
-        return self.trial(1)
+        return {"value": self.work.images_per_second(1)}
 
     def trial(self, _):
-        return {"value": self.work.images_per_second(1)}
+        chosen = self.work.keep_fastest_forms()
+        return {"value": self.work.images_per_second(1), "chosen": chosen}
 
     def measure(self, _):
         return {"value": self.work.images_per_second(3)}
@@ -117,6 +119,7 @@ class Sample:
         return {"value": self.images_per_second(1)}
 
     def measure(self, _):
+        self.images_per_second(2)
         return {"value": self.images_per_second(self.task["sampling_steps"])}
 
 

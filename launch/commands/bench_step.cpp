@@ -84,7 +84,8 @@ struct PartFigures {
   double limit_seconds = 0;  ///< 0: it has none
 };
 
-std::vector<PartFigures> break_down(trainer::SyntheticSteps& steps, int count) {
+/// @param team  as that of the step
+std::vector<PartFigures> break_down(trainer::SyntheticSteps& steps, int count, trainer::ThreadTeam& team) {
   using trainer::Activity;
   trainer::ActivityClock clock;
   std::array<double, kStepParts> seconds{};
@@ -113,7 +114,7 @@ std::vector<PartFigures> break_down(trainer::SyntheticSteps& steps, int count) {
   constexpr double kTrainingFlops = 3;  // backward has two products for each of forward
   std::array<double, kStepParts> limits{};
   const auto limit = [&](StepPart part) -> double& { return limits[static_cast<std::size_t>(part)]; };
-  limit(StepPart::convolution) = isolated_convolution_seconds(work.convolutions) / count;
+  limit(StepPart::convolution) = isolated_convolution_seconds(work.convolutions, team) / count;
   limit(StepPart::norm) = kNormPasses * work.norm_bytes / bandwidth / count;
   limit(StepPart::attention) = kTrainingFlops * work.matrix_flops / matrix_flops_per_second(type) / count;
   limit(StepPart::optimizer) = static_cast<double>(trainer::optimizer_pass_bytes(steps.arena())) / bandwidth;
@@ -159,8 +160,13 @@ ExitCode bench_step(const StepArguments& arguments, Session& session) {
   const std::int64_t batch = config.train.batch_size;
   const StepFigures figures = measure(steps, arguments, batch);
   const std::int64_t peak = world.control().all_reduce_value(peak_resident_bytes(), comm::ReduceOp::max);
-  const std::vector<PartFigures> parts =
-      arguments.breakdown ? break_down(steps, arguments.steps) : std::vector<PartFigures>{};
+  std::vector<PartFigures> parts;
+  if (arguments.breakdown) {
+    const int threads = at::get_num_threads();
+    const std::int64_t largest = trainer::SlicePlan(config, world.size()).largest_slice();
+    trainer::ThreadTeam team(trainer::parts_of_slice(largest, threads, device), threads);
+    parts = break_down(steps, arguments.steps, team);
+  }
   if (!world.is_root()) return ExitCode::ok;
 
   const Spread rate(figures.images_per_second);

@@ -32,6 +32,9 @@ std::string dry_run_report(const trainer::Config& config, const trainer::Estimat
   text += fmt::format("# {} parameters in {} tensors, for images of {}x{}x{}\n", e.parameters, e.tensors,
                       shape.channels, shape.height, shape.width);
   text += fmt::format("# memory of each rank: {}, and the activations of {} images\n", memory_of(e), e.micro_batch);
+  if (e.part_bytes > 0)
+    text += fmt::format("# threads of the CPU: up to {} more for gradients of the parts that they take\n",
+                        mebibytes(e.part_bytes));
   if (ranks > 1) {
     trainer::Config other = config;
     other.optimizer.shard = !config.optimizer.shard;

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <functional>
 #include <limits>
+#include <vector>
 
 namespace perrin::launch {
 namespace {
@@ -24,32 +25,56 @@ double shortest_seconds(const std::function<void()>& call) {
   return shortest;
 }
 
-double seconds_of(const ConvolutionCall& call, at::MemoryFormat format) {
-  const at::TensorOptions type = at::dtype(call.type);
-  const std::int64_t out_channels = call.weight[call.transposed ? 1 : 0];
-  const at::Tensor input = at::randn(call.input, type).contiguous(format),
-                   weight = at::randn(call.weight, type).contiguous(format), bias = at::randn({out_channels}, type);
-  const std::array<std::int64_t, 2> dilation = {1, 1}, output_padding = {0, 0};
-  at::Tensor output;
-  const double forward = shortest_seconds([&] {
-    output =
-        at::convolution(input, weight, bias, call.stride, call.padding, dilation, call.transposed, output_padding, 1);
-  });
-  const at::Tensor gradient = at::randn_like(output);
-  const double backward = shortest_seconds([&] {
-    at::convolution_backward(gradient, input, weight, at::IntArrayRef(out_channels), call.stride, call.padding,
-                             dilation, call.transposed, output_padding, 1, {call.input_gradient, true, true});
-  });
-  return forward + backward;
+/// A convolution of the network's, by itself.
+class Convolution {
+ public:
+  Convolution(const ConvolutionCall& call, at::MemoryFormat format)
+      : call_(&call),
+        out_channels_(call.weight[call.transposed ? 1 : 0]),
+        input_(at::randn(call.input, call.type).contiguous(format)),
+        weight_(at::randn(call.weight, call.type).contiguous(format)),
+        bias_(at::randn({out_channels_}, call.type)) {}
+
+  void forward() {
+    output_ = at::convolution(input_, weight_, bias_, call_->stride, call_->padding, kDilation, call_->transposed,
+                              kOutputPadding, 1);
+    if (!gradient_.defined()) gradient_ = at::randn_like(output_);
+  }
+  void backward() {
+    // oneDNN's gradient of the bias of a transposed convolution is a slow loop, which the network does without.
+    const bool with_bias = !call_->transposed;
+    at::convolution_backward(gradient_, input_, weight_, at::IntArrayRef(out_channels_), call_->stride, call_->padding,
+                             kDilation, call_->transposed, kOutputPadding, 1,
+                             {call_->input_gradient, true, with_bias});
+    if (!with_bias) gradient_.sum({0, 2, 3});
+  }
+
+ private:
+  static constexpr std::array<std::int64_t, 2> kDilation = {1, 1}, kOutputPadding = {0, 0};
+
+  const ConvolutionCall* call_;
+  std::int64_t out_channels_;
+  at::Tensor input_, weight_, bias_, output_, gradient_;
+};
+
+/// Of one call among as many at the same time as the team has members.
+double seconds_of(const ConvolutionCall& call, at::MemoryFormat format, trainer::ThreadTeam& team) {
+  std::vector<Convolution> of_members;
+  for (std::size_t m = 0; m < team.size(); ++m) of_members.emplace_back(call, format);
+  const auto seconds = [&](void (Convolution::*pass)()) {
+    return shortest_seconds([&] { team.run(team.size(), [&](std::size_t m) { (of_members[m].*pass)(); }); });
+  };
+  const double forward = seconds(&Convolution::forward);  // first: backward needs its gradient
+  return (forward + seconds(&Convolution::backward)) / static_cast<double>(team.size());
 }
 
 }  // namespace
 
-double isolated_convolution_seconds(const std::map<ConvolutionCall, std::int64_t>& calls) {
+double isolated_convolution_seconds(const std::map<ConvolutionCall, std::int64_t>& calls, trainer::ThreadTeam& team) {
   double seconds = 0;
   for (const auto& [call, times] : calls)
-    seconds += static_cast<double>(times) * std::min(seconds_of(call, at::MemoryFormat::Contiguous),
-                                                     seconds_of(call, at::MemoryFormat::ChannelsLast));
+    seconds += static_cast<double>(times) * std::min(seconds_of(call, at::MemoryFormat::Contiguous, team),
+                                                     seconds_of(call, at::MemoryFormat::ChannelsLast, team));
   return seconds;
 }
 

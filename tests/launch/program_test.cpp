@@ -166,6 +166,20 @@ TEST(DryRun, TheReportIsTheConfigurationWithTheEstimatesOfTheDdpmPaper) {
   EXPECT_EQ(read_config_text(report, "report").train.steps, 800'000) << "the report is itself a configuration";
 }
 
+TEST(DryRun, TheReportSaysWhatThePartsOfThreadsMayTake) {
+  trainer::Config config;
+  const data::ImageShape shape{3, 32, 32};
+  const auto report = [&] { return dry_run_report(config, trainer::estimate(config, shape, 4), 50'000, shape, 4); };
+  EXPECT_THAT(report(), HasSubstr("# threads of the CPU: up to 409.1 MiB more")) << "any number: 4 parts";
+  config.distributed.threads = 2;
+  EXPECT_THAT(report(), HasSubstr("# threads of the CPU: up to 136.4 MiB more"));
+  config.distributed.threads = 1;
+  EXPECT_THAT(report(), testing::Not(HasSubstr("# threads of the CPU")));
+  config.distributed.threads = 0;
+  config.distributed.device = comm::DeviceChoice::cuda;
+  EXPECT_THAT(report(), testing::Not(HasSubstr("# threads of the CPU")));
+}
+
 TEST(DryRun, TheReportSaysWhatShardingSavesARank) {
   trainer::Config config;
   const data::ImageShape shape{3, 32, 32};

@@ -186,7 +186,7 @@ def test_peers_do_the_same_work_in_turns(source_dir, build_dir):
 @pytest.mark.slow  # a minute and a half on two quiet cores: ten programs that import PyTorch
 @pytest.mark.timeout(960)
 @pytest.mark.parametrize("section, names, ratios", [
-    ("step", {"perrin-fp32", "diffusers-fp32-nchw", "isolated-fp32"},
+    ("step", {"perrin-fp32", "diffusers-fp32-nchw", "isolated-fp32", "isolated-fp32-2x1"},
      {"ratio_step_best_vs_best_peer", "ratio_step_best_vs_stripped", "ratio_step_best_vs_isolated", "ratio_step_best_vs_diffusers_as_it_comes",
       "ratio_step_fp32_vs_stripped_fp32", "ratio_step_2x1_vs_1x2", "ratio_step_2x1_vs_ddp"}),
     ("sample", {"perrin-fp32"}, {"ratio_sample_best_vs_best_eager"}),
@@ -198,9 +198,46 @@ def test_every_section_measures_its_peers(source_dir, build_dir, section, names,
     assert names <= {row["name"] for row in rows if row.get("rounds")}, said
     assert ratios <= rows[-1].keys() and all(rows[-1][name] > 0 for name in ratios)
     if section == "step":
-        assert "mean loss of 20 steps" in said
+        assert "mean loss of 20 steps" in said and "isolated-fp32-2x1: attention " in said
+        assert [sum(row.get("rounds", 0) > 0 and row["name"].startswith(peer) for row in rows[:-1]) for peer in ("stripped-fp32", "ddp")] == [2, 1]
         # Each precision either takes part, or the reason why not is said.
         assert {row["name"] for row in rows if "name" in row} >= {"perrin-fp32", "perrin-bf16", "diffusers-bf16-nchw"} or "skipped: " in said
+
+
+def test_the_best_of_one_and_two_ranks_is_set_beside_the_best_of_the_peers():
+    values = {"perrin-fp32": [8, 8], "perrin-bf16": [4, 4], "perrin-fp32-2x1": [12, 12], "diffusers-fp32-nchw": [4, 4], "compiled-fp32-nhwc": [5, 5],
+              "ddp-fp32-nhwc-2x1": [6, 6], "stripped-fp32-nchw": [10, 10], "stripped-fp32-nhwc-2x1": [24, 24], "isolated-fp32": [48, 48],
+              "isolated-fp32-2x1": [16, 16], "isolated-bf16": [8, 8]}
+    assert compare.step_ratios(values, ["perrin-fp32", "perrin-bf16"], "perrin-fp32") == {
+        "ratio_step_best_vs_best_peer": 2, "ratio_step_best_vs_stripped": 0.5, "ratio_step_best_vs_isolated": 0.25,
+        "ratio_step_best_vs_diffusers_as_it_comes": 2, "ratio_step_fp32_vs_best_peer_fp32": 2, "ratio_step_fp32_vs_stripped_fp32": 0.5,
+        "ratio_step_fp32_vs_isolated_fp32": 0.25, "ratio_step_bf16_vs_isolated_bf16": 0.5, "ratio_step_2x1_vs_1x2": 1.5, "ratio_step_2x1_vs_ddp": 2}
+
+
+def test_the_fastest_of_those_that_take_part_stays(said, capsys):
+    comparison = compare.Comparison(None, said, None, "step", "small", 0)
+    comparison.trials = {"a": 1, "b": 3, "c": 2, "other": 9}
+    comparison.members = {name: Member(0) for name in comparison.trials}
+    assert comparison.keep_fastest(["a", "b", "c"]) == "b" and comparison.keep_fastest([]) is None
+    assert list(comparison.members) == list(comparison.trials) == ["b", "other"]
+    assert "a: 1 images/s in its trial; b is faster" in capsys.readouterr().err
+
+
+WORKER = """import json, os, sys
+for line in sys.stdin:
+    print(json.dumps({"rank": os.environ["RANK"]} | ({"value": 2 + int(os.environ["RANK"])} if json.loads(line)["do"] == "measure" else {})), flush=True)
+"""
+
+
+def test_the_images_of_two_processes_are_added(tmp_path, monkeypatch):
+    (tmp_path / "worker.py").write_text(WORKER)
+    monkeypatch.setattr(turns, "WORKER", tmp_path / "worker.py")
+    peer = turns.Peer({"ranks": 2, "threads": 1})
+    try:
+        assert peer.ask("load") == {"rank": "0"}
+        assert peer.ask("measure") == {"rank": "0", "value": 5}
+    finally:
+        peer.close()
 
 
 class Member:

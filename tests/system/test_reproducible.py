@@ -30,6 +30,16 @@ def test_one_two_and_four_ranks_give_the_same_bits(perrin, write_config, referen
     assert {"weights", "adam_m", "adam_v", "ema-0", "ema-1", "ema-2"} <= set(reference)
 
 
+def test_the_threads_of_a_shard_do_not_depend_on_what_else_its_rank_has(perrin, write_config):
+    """Shards of 11 and 12 images are two and three parts, so the ranks of four differ in the largest that they hold."""
+    found = set()
+    for ranks in (1, 2, 4):
+        config, run = write_config(f"threads-{ranks}", **{**CHANGES, "train.batch_size": 46, "train.steps": 5, "distributed.threads": 4})
+        perrin("train", config, ranks=ranks, timeout=120)
+        found.add(inspect(perrin, checkpoint(run, 5))["sha256"]["weights"])
+    assert len(found) == 1
+
+
 def test_four_ranks_then_two_then_one_then_four_give_the_same_bits(perrin, mpirun, program_environment, write_config, reference):
     config, run = write_config("elastic", **CHANGES)
     kill_when_published(mpirun(4, "train", config), program_environment(), run, 15)

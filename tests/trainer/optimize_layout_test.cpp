@@ -124,7 +124,7 @@ TEST(SlicePlan, RanksCoverTheBatchOnceInOrder) {
       for (const std::int64_t micro : {0, 1, 3, 1000}) {
         if (batch < ranks) continue;
         const SlicePlan plan(batch, ranks, micro);
-        std::int64_t next = 0;
+        std::int64_t next = 0, largest = 0;
         for (int rank = 0; rank < ranks; ++rank)
           for (const Slice& slice : plan.slices_of(rank)) {
             EXPECT_EQ(slice.offset, next);
@@ -133,7 +133,9 @@ TEST(SlicePlan, RanksCoverTheBatchOnceInOrder) {
               EXPECT_LE(slice.count, micro);
             }
             next += slice.count;
+            largest = std::max(largest, slice.count);
           }
+        EXPECT_EQ(plan.largest_slice(), largest);
         EXPECT_EQ(next, batch) << batch << " over " << ranks << " by " << micro;
       }
 }

@@ -59,7 +59,7 @@ TEST_P(ReducerOver, SlicesGivesTheGradientOfTheWholeBatch) {
 TEST_P(ReducerOver, PartsOfASliceAddsThemBeforeABucketLeaves) {
   comm::World& world = perrin::test::world();
   const auto [micro_batch, bucket_bytes, shard] = GetParam();
-  ThreadTeam team(3, 1);
+  ThreadTeam team(3, 3);
   ParameterArena arena(parameters(), 0, /*seed=*/3, at::kCPU, options(bucket_bytes, shard));
   GradientReducer reducer(arena, world.gradients(), world.control(), nullptr, Reduction::fast, Wire::fp32,
                           /*overlap=*/true, &team);

@@ -19,7 +19,7 @@ using namespace std::chrono_literals;
 
 TEST(ThreadTeam, GivesEachMemberItsPartsInOrder) {
   for (const std::size_t members : {1, 2, 3}) {
-    ThreadTeam team(members, 1);
+    ThreadTeam team(members, static_cast<int>(members));
     for (const std::size_t parts : {0, 1, 3, 7}) {
       std::vector<std::vector<std::size_t>> parts_of(members);
       std::vector<std::thread::id> threads(members);
@@ -35,7 +35,7 @@ TEST(ThreadTeam, GivesEachMemberItsPartsInOrder) {
 }
 
 TEST(ThreadTeam, WorksOnTwoPartsAtTheSameTime) {
-  ThreadTeam team(2, 1);
+  ThreadTeam team(2, 2);
   std::atomic<int> present{0};
   std::atomic<int> met{0};
   team.run(2, [&](std::size_t) {
@@ -49,7 +49,7 @@ TEST(ThreadTeam, WorksOnTwoPartsAtTheSameTime) {
 
 TEST(ThreadTeam, GivesItsMembersThreadsOfTheirOwnAndTheCallersState) {
   at::set_num_threads(2);
-  ThreadTeam team(2, 3);
+  ThreadTeam team(2, 5);
   EXPECT_EQ(at::get_num_threads(), 2);
   std::thread([] { EXPECT_EQ(at::get_num_threads(), 2) << "of threads to come"; }).join();
   for (const bool enabled : {false, true}) {
@@ -59,13 +59,22 @@ TEST(ThreadTeam, GivesItsMembersThreadsOfTheirOwnAndTheCallersState) {
       threads[part] = at::get_num_threads();
       gradients[part] = at::GradMode::is_enabled() ? 1 : 0;
     });
-    EXPECT_EQ(threads, (std::vector<int>{3, 3}));
+    EXPECT_EQ(threads, (std::vector<int>{3, 2}));
     EXPECT_EQ(gradients, (std::vector<int>(2, enabled ? 1 : 0)));
   }
 }
 
+TEST(ThreadTeam, LeavesASinglePartToTheCaller) {
+  at::set_num_threads(2);
+  ThreadTeam team(2, 2);
+  team.run(1, [caller = std::this_thread::get_id()](std::size_t) {
+    EXPECT_EQ(std::this_thread::get_id(), caller);
+    EXPECT_EQ(at::get_num_threads(), 2);
+  });
+}
+
 TEST(ThreadTeam, ThrowsWhatTheFirstMemberThrewOnceAllHaveEnded) {
-  ThreadTeam team(2, 1);
+  ThreadTeam team(2, 2);
   for (int round = 0; round < 3; ++round) {
     std::atomic<int> ended{0};
     try {
@@ -82,6 +91,7 @@ TEST(ThreadTeam, ThrowsWhatTheFirstMemberThrewOnceAllHaveEnded) {
   }
   EXPECT_THROW(ThreadTeam(0, 1), std::invalid_argument);
   EXPECT_THROW(ThreadTeam(1, 0), std::invalid_argument);
+  EXPECT_THROW(ThreadTeam(3, 2), std::invalid_argument);
 }
 
 }  // namespace

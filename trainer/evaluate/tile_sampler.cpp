@@ -54,7 +54,7 @@ TileSampler::TileSampler(const UNet& model, const Config& config, const data::Im
       shape_(shape),
       device_(device),
       team_(static_cast<std::size_t>(members_for(config.sample.batch_size, device)),
-            at::get_num_threads() / members_for(config.sample.batch_size, device)) {}
+            at::get_num_threads()) {}
 
 std::vector<DrawnTile> TileSampler::draw(std::int64_t first, std::int64_t count, const Observer& observe) {
   const at::NoGradGuard no_grad;

@@ -81,11 +81,10 @@ void GradientReducer::backward(std::span<const at::Tensor> losses, std::size_t s
   next_bucket_ = 0;
   bucket_sums_.assign(missing_.size(), {});
   non_finite_.clear();
-  if (parts_ == 1) {
+  if (parts_ == 1)
     losses.front().backward();
-  } else {
+  else
     team_->run(parts_, [&](std::size_t part) { losses[part].backward(); });
-  }
 
   const auto unreached = std::find(arrived_.begin(), arrived_.end(), false);
   if (unreached != arrived_.end())

@@ -1,5 +1,6 @@
 #include "trainer/optimize/slice_plan.hpp"
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 
@@ -40,6 +41,13 @@ std::vector<Slice> SlicePlan::slices_of(int rank) const {
     slices.push_back({begin + from, to - from});
   }
   return slices;
+}
+
+std::int64_t SlicePlan::largest_slice() const {
+  std::int64_t largest = 0;
+  for (int rank = 0; rank < ranks_; ++rank)
+    for (const Slice& slice : slices_of(rank)) largest = std::max(largest, slice.count);
+  return largest;
 }
 
 }  // namespace perrin::trainer

@@ -30,6 +30,8 @@ class SlicePlan {
   std::int64_t global_batch() const { return global_batch_; }
   /// Slices of one rank, in order; together the ranks' slices cover the batch once.
   std::vector<Slice> slices_of(int rank) const;
+  /// Samples of the largest slice of all ranks. Of virtual shards it does not depend on the ranks.
+  std::int64_t largest_slice() const;
 
  private:
   std::int64_t global_batch_;

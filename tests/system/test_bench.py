@@ -183,7 +183,7 @@ def test_peers_do_the_same_work_in_turns(source_dir, build_dir):
     assert rows[-1]["ratio_optimizer_vs_torch"] > 0 and "0 skipped" in said
 
 
-@pytest.mark.slow  # a minute and a half on two quiet cores: ten programs that import PyTorch
+@pytest.mark.slow  # three minutes on two quiet cores: twenty processes that import PyTorch
 @pytest.mark.timeout(960)
 @pytest.mark.parametrize("section, names, ratios", [
     ("step", {"perrin-fp32", "diffusers-fp32-nchw", "isolated-fp32", "isolated-fp32-2x1"},

@@ -38,10 +38,10 @@ SECTIONS = ("step", "sample", "optimizer", "memory")
 SAMPLING_STEPS, SAMPLE_BATCH = 50, 64
 RANKS = ((1, ""), (2, "-2x1"))  # and what the names of such modes end with
 # Minutes before the rounds, and of a round, on two quiet cores with AVX2.
-MINUTES = {("step", "small"): (4.7, 0.7), ("step", "ddpm-cifar10"): (10, 1.6), ("sample", "small"): (2, 0.5), ("sample", "ddpm-cifar10"): (6, 8.3),
+MINUTES = {("step", "small"): (8, 0.8), ("step", "ddpm-cifar10"): (16.5, 1.8), ("sample", "small"): (2, 0.5), ("sample", "ddpm-cifar10"): (6, 8.3),
            ("optimizer", "small"): (0.3, 0.1), ("optimizer", "ddpm-cifar10"): (0.5, 0.2), ("memory", "small"): (0.1, 0.2),
            ("memory", "ddpm-cifar10"): (0.2, 0.4)}
-COMPILING = {"step": 1.2, "sample": 1}  # of the minutes before the rounds
+COMPILING = {"step": 4.5, "sample": 1}  # of the minutes before the rounds
 
 
 class Comparison(Members):

@@ -59,15 +59,16 @@ def seconds_in_common(event, others):
 @pytest.mark.alone
 def test_communication_is_hidden_under_backward_and_the_step_is_shorter_by_that(perrin, tmp_path):
     """The figures of two ranks over a simulated slow wire, and the same ones from the events of the timeline."""
-    outcome = perrin("bench", "overlap", "--rounds", 12, "--json", "--trace", tmp_path / "trace", ranks=2, timeout=300)
+    rounds = 36  # of 12 the share varied from 0.70 to 0.87, of 36 from 0.77 to 0.81
+    outcome = perrin("bench", "overlap", "--rounds", rounds, "--json", "--trace", tmp_path / "trace", ranks=2, timeout=300)
     lines = [json.loads(line) for line in outcome.stdout.splitlines() if line.startswith("{")]
     assert [line["overlap"] for line in lines] == [True, False]
     on, off = lines
 
-    events = json.loads((tmp_path / "trace" / "steps-1-24.json").read_text())["traceEvents"]
+    events = json.loads((tmp_path / "trace" / f"steps-1-{2 * rounds}.json").read_text())["traceEvents"]
     shares = {True: [], False: []}
     for rank in (0, 1):
-        for step in range(1, 25):
+        for step in range(1, 2 * rounds + 1):
             own = [event for event in events if event["ph"] == "X" and event["pid"] == rank and event["args"].get("step") == step]
             buckets = [event for event in own if event["name"].startswith("bucket")]
             assert len(buckets) == on["buckets"] > 4
@@ -76,11 +77,10 @@ def test_communication_is_hidden_under_backward_and_the_step_is_shorter_by_that(
             backward = [event for event in own if event["name"] == "backward"]
             total = sum(bucket["dur"] for bucket in buckets) / 1e6
             shares[step % 2 == 1].append(sum(seconds_in_common(bucket, backward) for bucket in buckets) / total)
-    # That it is hidden; how much of it, 0.69 to 0.9 here, is for bench/ to measure (docs/communication.md).
-    assert sorted(shares[True])[len(shares[True]) // 2] >= 0.5
+    assert sorted(shares[True])[len(shares[True]) // 2] >= 0.7
     assert max(shares[False]) == 0
 
-    assert on["hidden_share"] >= 0.5 and off["hidden_share"] == 0
+    assert on["hidden_share"] >= 0.7 and off["hidden_share"] == 0
     assert on["exposed_seconds"] == pytest.approx(on["bucket_seconds"] - on["hidden_seconds"])
     # 0.36 to 0.87 of the time without overlap as measured on a machine with three times as many busy threads as cores.
     assert on["saved_seconds"] > 0.2 * off["bucket_seconds"], lines
